@@ -1,0 +1,159 @@
+import numpy as np
+import numpy.typing as npt
+
+Keys = npt.NDArray[np.uint64]
+Handles = npt.NDArray[np.uint32]
+Offsets = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float32]
+Bytes = npt.NDArray[np.uint8]
+
+NONE: int
+"""The handle of a key that has no row: 0xFFFFFFFF."""
+
+def hash_strings(
+    offsets: npt.NDArray[np.int32] | npt.NDArray[np.int64], data: npt.NDArray[np.uint8], seed: int
+) -> npt.NDArray[np.uint64]:
+    """Hash data[offsets[i]:offsets[i + 1]] for i < n; offsets [n + 1] need not start at 0 (a slice of a column)."""
+
+def hash_ints(values: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.uint64]:
+    """Hash integers [n]: a bijection for every seed."""
+
+class Table:
+    """Rows of `dim` float32 with optimizer state by uint64 key: a collisionless cuckoo table.
+
+    Every uint64 is a key. Arrays must have exactly the dtype given here and be C-contiguous; nothing is converted.
+    All results are a pure function of the sequence of calls. Every method may be called from any thread; reading
+    methods run beside one that changes the table, and see each row before or after an update, never in between.
+    A handle is valid until its key is erased or expires.
+
+    Bags are `offsets` int64[M + 1] into N keys or handles: bag m is [offsets[m], offsets[m + 1]), offsets[0] = 0,
+    offsets[M] = N.
+
+    Raises TypeError for a wrong dtype or number of dimensions, ValueError for a wrong value or width.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        optimizer: str,
+        hyper: dict[str, float],
+        seed: int,
+        init_scale: float,
+        pending_limit: int = 1 << 20,
+    ) -> None:
+        """Make an empty table.
+
+        Args:
+            dim: floats of an embedding; 0 for a set of keys.
+            optimizer: sgd, momentum, adagrad, rowwise_adagrad, adam, ftrl or rmsprop.
+            hyper: hyper-parameters of the optimizer; those not given have defaults.
+            seed: of initial rows and admission draws, in [0, 2**64).
+            init_scale: initial components are uniform in [-init_scale, init_scale), a pure function of key and seed.
+            pending_limit: keys that may wait for admission at a time, 16 bytes each; beyond it old ones are forgotten.
+        """
+
+    @staticmethod
+    def load(path: str) -> Table:
+        """Read what save() wrote; OSError for the file system, ValueError for a file that is not a whole table."""
+
+    def save(self, path: str) -> None:
+        """Write the table; the file is replaced when all of it is on disk. OSError for the file system."""
+
+    def set_policy(
+        self, slot: int, admit_count: int = 0, admit_probability: float = 1.0, expire_seconds: int = 0
+    ) -> None:
+        """Set what keys of a slot (bits 48 to 62) need to get and to keep a row.
+
+        A key gets a row at a sighting that is at least its `admit_count`-th and whose draw, a pure function of key,
+        sighting and seed, is below `admit_probability`. It loses it `expire_seconds` after it was last seen (0: never).
+        """
+
+    def find_or_insert(self, keys: Keys, now: int) -> Handles:
+        """Count a sighting of each key [N] at `now` seconds; handles uint32[N], NONE where there is no row yet."""
+
+    def find(self, keys: Keys) -> Handles:
+        """Handles uint32[N] of keys [N], NONE where there is no row."""
+
+    def gather(self, handles: Handles) -> Floats:
+        """Embeddings float32[N, dim] of handles [N], zeros for NONE."""
+
+    def gather_pooled(self, handles: Handles, offsets: Offsets) -> Floats:
+        """Sum the embeddings of each bag in order: float32[M, dim]."""
+
+    def lookup(self, keys: Keys) -> tuple[Floats, npt.NDArray[np.bool_]]:
+        """Embeddings float32[N, dim] of keys [N], zeros where there is no row, and bool[N] whether there is one."""
+
+    def lookup_pooled(self, keys: Keys, offsets: Offsets) -> Floats:
+        """Sum the embeddings of each bag of keys in order: float32[M, dim]."""
+
+    def apply(self, handles: Handles, gradients: Floats, learning_rate: float) -> None:
+        """Update with a gradient for each handle: apply_pooled() with bags of one; gradients float32[N, dim]."""
+
+    def apply_pooled(self, handles: Handles, offsets: Offsets, gradients: Floats, learning_rate: float) -> None:
+        """Make one optimizer step for every distinct row, with a gradient for each bag: float32[M, dim].
+
+        The gradient of a row is the sum over its occurrences in order; its update count grows by their number.
+        """
+
+    def touched(self) -> Keys:
+        """Keys, sorted, whose rows were updated, or erased and made anew, since the last clear_touched()."""
+
+    def expired(self) -> Keys:
+        """Keys, sorted, that were erased or have expired since the last clear_touched() and have no row now."""
+
+    def clear_touched(self) -> None:
+        """Start touched() and expired() anew; without it the table remembers every key that it erased."""
+
+    def export_rows(self, keys: Keys) -> Bytes:
+        """Rows as bytes, uint8[N, row_bytes]; ValueError if a key has no row.
+
+        Little endian: float32[dim] embedding, float32[state_floats], uint32 last seen (seconds), uint32 0, uint64
+        update count.
+        """
+
+    def import_rows(self, keys: Keys, rows: Bytes) -> None:
+        """Insert or overwrite rows [N, row_bytes]; they are neither touched nor subject to admission."""
+
+    def import_values(self, keys: Keys, values: Floats) -> None:
+        """Insert or overwrite embeddings [N, dim]; optimizer state becomes zero."""
+
+    def erase(self, keys: Keys) -> int:
+        """Erase keys; returns how many had a row."""
+
+    def expire(self, now: int, budget: int) -> Keys:
+        """Look at the next `budget` buckets and erase what was not seen for its slot's expire_seconds at `now`.
+
+        Goes on where the last call ended; a budget of stats()["buckets"] looks at all. Returns the keys, sorted.
+        """
+
+    def clear(self) -> None:
+        """Empty the table and its history; policies stay."""
+
+    def keys(self) -> Keys:
+        """All keys that have a row, sorted."""
+
+    def check(self) -> None:
+        """Verify every invariant; RuntimeError names the broken one."""
+
+    def stats(self) -> dict[str, int]:
+        """Counters.
+
+        buckets, pending (keys waiting for admission), overflowing (keys outside buckets), forgotten (pending keys
+        dropped at the limit), splits and moves in all, most_splits, most_moves and most_searched by one insert.
+        """
+
+    def __len__(self) -> int: ...
+    @property
+    def memory_bytes(self) -> int: ...
+    @property
+    def update_count_sum(self) -> int: ...
+    @property
+    def dim(self) -> int: ...
+    @property
+    def state_floats(self) -> int: ...
+    @property
+    def row_bytes(self) -> int: ...
+    @property
+    def optimizer(self) -> str: ...
+    @property
+    def seed(self) -> int: ...

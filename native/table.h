@@ -1,0 +1,179 @@
+// A table of embedding rows by 64-bit feature id.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "admission.h"
+#include "arena.h"
+#include "buckets.h"
+#include "hash.h"
+#include "lock.h"
+#include "optimizers.h"
+#include "span.h"
+
+namespace monobeam {
+
+// What stands for "no row" among handles.
+constexpr uint32_t kNone = kEmpty;
+static_assert(kMaxRows == kPending, "row numbers and sightings of pending keys share a field");
+
+struct TableOptions {
+  uint32_t dim;               // floats of an embedding; 0 for a set of keys
+  std::string optimizer;      // see optimizers.h
+  Hyper hyper;                // its hyper-parameters, the others have defaults
+  uint64_t seed;              // of initial rows and admission draws
+  float init_scale;           // initial components are uniform in [-init_scale, init_scale)
+  uint64_t pending_limit;     // keys that wait for admission at a time; 16 bytes each
+};
+
+// Counters for tests and metrics.
+struct TableStats {
+  uint64_t buckets, pending, overflowing, forgotten;
+  InsertWork work;
+};
+
+// Every key is a uint64 without exception, and owns at most one row: `dim` floats of embedding, the optimizer's state,
+// when the key was last seen (seconds), how many updates the row has had.
+//
+// Determinism: all results, handles and saved files included, are a pure function of the sequence of calls.
+//
+// Thread safety: any method may be called from any thread. Methods that change the table run one after another; methods
+// marked (reader) run beside them and beside each other, and see every row either before or after an update, never in
+// between. They see a batch of updates in slices of kSlice rows. Methods marked (snapshot) see the table between two
+// changing calls and do not hold up readers.
+//
+// Handles are row numbers. A handle is valid until its key is erased or expires; then it reads as zeros and is skipped
+// by apply, until the row is given to another key. Whoever keeps handles over an erase or expire must find them anew.
+//
+// Errors: std::invalid_argument for what the caller got wrong (the table is unchanged), std::length_error when the
+// table is full, FileError for the file system.
+class Table {
+ public:
+  explicit Table(const TableOptions& options);
+  Table(const Table&) = delete;
+  Table& operator=(const Table&) = delete;
+
+  // Reads what save() wrote: a table that answers every further call as the saved one would have, handles included.
+  // std::invalid_argument when the file is not a table, of another version, truncated or damaged.
+  static std::unique_ptr<Table> load(const std::string& path);
+
+  const TableOptions& options() const { return options_; }
+  size_t dim() const { return options_.dim; }
+  size_t state_floats() const { return state_floats_; }
+  size_t row_bytes() const { return (dim() + state_floats_) * sizeof(float) + kRowTail; }
+
+  void set_policy(uint32_t slot, const SlotPolicy& policy);
+
+  // Each occurrence is a sighting at time `now`: it stamps last-seen (which never goes back), and counts towards the
+  // admission of a key that has no row. handles[i] = kNone where the key is not admitted.
+  void find_or_insert(Span<const uint64_t> keys, uint32_t now, uint32_t* handles);
+
+  // (reader) kNone where there is no row.
+  void find(Span<const uint64_t> keys, uint32_t* handles) const;
+
+  // (reader) out: float[N][dim]; zeros for kNone.
+  void gather(Span<const uint32_t> handles, float* out) const;
+
+  // (reader) out: float[M][dim], the sum over bag m = handles[offsets[m]..offsets[m + 1]) in order.
+  void gather_pooled(Span<const uint32_t> handles, Span<const int64_t> offsets, float* out) const;
+
+  // (reader) rows: float[N][dim], zeros where found[i] is false.
+  void lookup(Span<const uint64_t> keys, float* rows, bool* found) const;
+
+  // (reader) find and gather_pooled in one.
+  void lookup_pooled(Span<const uint64_t> keys, Span<const int64_t> offsets, float* out) const;
+
+  // One optimizer step for every distinct row of the batch, with the sum of the gradients of the bags it is in, in
+  // order of occurrence. The row's update count grows by its occurrences, and it is touched.
+  void apply_pooled(Span<const uint32_t> handles, Span<const int64_t> offsets, const float* gradients,
+                    float learning_rate);
+
+  // (snapshot) The keys whose rows are not what they were at the last clear_touched(): updated since, or erased since
+  // and there again. Sorted.
+  std::vector<uint64_t> touched() const;
+
+  // (snapshot) The keys whose rows were erased or have expired since the last clear_touched(), and are absent. Sorted.
+  // They are remembered until clear_touched().
+  std::vector<uint64_t> expired() const;
+
+  void clear_touched();
+
+  // (snapshot) Rows as bytes, little endian: embedding, state, uint32 last-seen seconds, uint32 0, uint64 updates.
+  // Every key must have a row.
+  void export_rows(Span<const uint64_t> keys, uint8_t* rows) const;
+
+  // Inserts or overwrites; neither touches nor asks for admission. Of equal keys the last wins.
+  void import_rows(Span<const uint64_t> keys, const uint8_t* rows);
+
+  // Embeddings alone (values: float[N][dim]); the state becomes zero, last-seen and update count stay, 0 in new rows.
+  void import_values(Span<const uint64_t> keys, const float* values);
+
+  // Returns how many rows there were to erase. Forgets sightings of keys without a row as well.
+  size_t erase(Span<const uint64_t> keys);
+
+  // Looks at the next `budget` buckets, at most once at each, and erases what has not been seen for its slot's
+  // expire_seconds. Returns the keys that lost a row, sorted.
+  std::vector<uint64_t> expire(uint32_t now, uint64_t budget);
+
+  // Back to an empty table without history; policies stay.
+  void clear();
+
+  // (snapshot) Sorted.
+  std::vector<uint64_t> keys() const;
+
+  size_t size() const;               // rows
+  size_t memory_bytes() const;       // buckets in use, and chunks of rows
+  uint64_t update_count_sum() const; // over the rows that are there
+  TableStats stats() const;
+
+  // (snapshot) Verifies every invariant; std::runtime_error names the broken one.
+  void check() const;
+
+  // (snapshot) Replaces the file at once, when all of it is on disk.
+  void save(const std::string& path) const;
+
+ private:
+  static constexpr size_t kSlice = 256;     // rows or keys per section under the lock
+  static constexpr size_t kRowTail = 16;    // last-seen, padding, updates
+  static constexpr int kVictimSearch = 64;  // buckets
+
+  uint32_t sight(uint64_t key, uint32_t now);
+  Slot find_or_add_row(uint64_t key, uint32_t seen);
+  uint32_t give_row(uint64_t key, Slot slot);
+  void bound_pending(uint64_t newest);
+  bool forget_oldest_pending(const Bucket& bucket, uint64_t newest);
+  bool remove(uint64_t key);
+  void expire_bucket(uint32_t bucket, uint32_t now, std::vector<uint64_t>& gone);
+  void expire_overflowing(uint32_t now, std::vector<uint64_t>& gone);
+  void probe(Span<const uint64_t> keys, uint32_t* handles) const;
+  void copy_row(uint32_t handle, float* out) const;
+  void sum_rows(Span<const uint32_t> handles, float* out) const;
+  void update(uint32_t row, const float* gradient, uint32_t occurrences, float learning_rate);
+  void check_handles(Span<const uint32_t> handles) const;
+  void check_offsets(Span<const int64_t> offsets, size_t keys) const;
+  void read(FileReader& file);
+
+  const TableOptions options_;
+  const std::unique_ptr<const Optimizer> optimizer_;
+  const size_t state_floats_;
+  const InitialRow initial_;
+
+  mutable TableLock lock_;
+  Policies policies_;
+  Buckets index_;
+  Arena arena_;
+  uint64_t pending_ = 0;      // entries of index_ without a row
+  uint64_t update_sum_ = 0;
+  uint64_t row_limit_ = 0;    // handles at and above this were never given out, also before clear()
+  uint64_t forgotten_ = 0;    // sightings of keys dropped to bound pending_
+  uint32_t expire_hand_ = 0;  // the next bucket that expire() looks at
+  uint32_t victim_hand_ = 0;  // the next bucket that bound_pending() looks at
+  std::vector<uint32_t> touched_;   // rows; those released since are no longer touched in the arena
+  std::vector<uint64_t> removed_;   // keys
+};
+
+}  // namespace monobeam

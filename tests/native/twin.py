@@ -1,0 +1,201 @@
+"""The table written the obvious way: a dict of float32 arrays. The native one must give the same bits."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from tests.native.optimizers import OPTIMIZERS
+
+NONE = 0xFFFFFFFF
+WORD = (1 << 64) - 1
+GOLDEN = 0x9E3779B97F4A7C15
+DRAW = 0xD1B54A32D192ED03
+
+Floats = npt.NDArray[np.float32]
+
+
+def mix(x: int) -> int:
+    x ^= x >> 30
+    x = x * 0xBF58476D1CE4E5B9 & WORD
+    x ^= x >> 27
+    x = x * 0x94D049BB133111EB & WORD
+    return x ^ x >> 31
+
+
+def unmix(x: int) -> int:
+    x ^= x >> 31 ^ x >> 62
+    x = x * pow(0x94D049BB133111EB, -1, 1 << 64) & WORD
+    x ^= x >> 27 ^ x >> 54
+    x = x * pow(0xBF58476D1CE4E5B9, -1, 1 << 64) & WORD
+    return x ^ x >> 30 ^ x >> 60
+
+
+def hash_int(value: int, seed: int) -> int:
+    return mix(mix(seed + GOLDEN & WORD) ^ value & WORD)
+
+
+def hash_bytes(data: bytes, seed: int) -> int:
+    h = mix(seed + GOLDEN & WORD)
+    for start in range(0, len(data), 8):
+        h = mix(h ^ int.from_bytes(data[start : start + 8], "little"))
+    return mix(h ^ len(data))
+
+
+def initial_row(key: int, seed: int, dim: int, init_scale: float) -> Floats:
+    start = mix(key ^ mix(seed + GOLDEN & WORD))
+    bits = [mix(start + (i + 1) * GOLDEN & WORD) >> 40 for i in range(dim)]
+    unit = np.array(bits, np.float32) * np.float32(2.0**-23) - np.float32(1)
+    return unit * np.float32(init_scale)
+
+
+def uniform_draw(key: int, n: int, seed: int) -> float:
+    bits = mix(mix(key ^ mix(seed + DRAW & WORD)) + n * GOLDEN & WORD)
+    return (bits >> 11) * 2.0**-53
+
+
+@dataclass
+class Policy:
+    admit_count: int = 0
+    admit_probability: float = 1.0
+    expire_seconds: int = 0
+
+
+@dataclass
+class Row:
+    values: Floats
+    state: Floats
+    seen: int
+    updates: int = 0
+
+
+@dataclass
+class Pending:
+    sightings: int
+    seen: int
+
+
+@dataclass
+class Twin:
+    dim: int
+    optimizer: str
+    hyper: Mapping[str, float]
+    seed: int
+    init_scale: float
+    rows: dict[int, Row] = field(default_factory=dict)
+    pending: dict[int, Pending] = field(default_factory=dict)
+    policies: dict[int, Policy] = field(default_factory=dict)
+    updated: set[int] = field(default_factory=set)
+    removed: set[int] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.rule = OPTIMIZERS[self.optimizer](np.float32, **self.hyper)
+
+    def find_or_insert(self, keys: Sequence[int], now: int) -> list[bool]:
+        return [self._sight(key, now) for key in keys]
+
+    def _sight(self, key: int, now: int) -> bool:
+        if key in self.rows:
+            self.rows[key].seen = max(self.rows[key].seen, now)
+            return True
+        pending = self.pending.setdefault(key, Pending(0, now))
+        pending.sightings += 1
+        pending.seen = max(pending.seen, now)
+        policy = self._policy(key)
+        if pending.sightings < policy.admit_count:
+            return False
+        if policy.admit_probability < 1 and uniform_draw(key, pending.sightings, self.seed) >= policy.admit_probability:
+            return False
+        self._add_row(key, pending.seen)
+        return True
+
+    def _policy(self, key: int) -> Policy:
+        return self.policies.get(key >> 48 & 0x7FFF, Policy())
+
+    def _add_row(self, key: int, seen: int) -> Row:
+        waiting = self.pending.pop(key, None)
+        values = initial_row(key, self.seed, self.dim, self.init_scale)
+        row = Row(values, self.rule.initial_state(self.dim), waiting.seen if waiting else seen)
+        self.rows[key] = row
+        return row
+
+    def embedding(self, key: int) -> Floats:
+        return self.rows[key].values if key in self.rows else np.zeros(self.dim, np.float32)
+
+    def pooled(self, bags: Sequence[Sequence[int]]) -> Floats:
+        out = np.zeros((len(bags), self.dim), np.float32)
+        for m, bag in enumerate(bags):
+            for key in bag:
+                out[m] += self.embedding(key)
+        return out
+
+    def apply_pooled(self, bags: Sequence[Sequence[int]], gradients: Floats, learning_rate: float) -> None:
+        sums: dict[int, Floats] = {}
+        for bag, gradient in zip(bags, gradients, strict=True):
+            for key in bag:
+                if key not in self.rows:
+                    continue
+                self.rows[key].updates += 1
+                sums[key] = sums[key] + gradient if key in sums else gradient.copy()
+        for key, total in sums.items():
+            row = self.rows[key]
+            self.rule.step(row.values, row.state, total, np.float32(learning_rate))
+            self.updated.add(key)
+
+    def touched(self) -> list[int]:
+        return sorted((self.updated | self.removed) & self.rows.keys())
+
+    def expired(self) -> list[int]:
+        return sorted(self.removed - self.rows.keys())
+
+    def clear_touched(self) -> None:
+        self.updated.clear()
+        self.removed.clear()
+
+    def export_rows(self, keys: Sequence[int]) -> npt.NDArray[np.uint8]:
+        return np.array([list(self._row_bytes(self.rows[key])) for key in keys], np.uint8)
+
+    @staticmethod
+    def _row_bytes(row: Row) -> bytes:
+        tail = np.array([row.seen, 0], "<u4").tobytes() + np.array([row.updates], "<u8").tobytes()
+        return row.values.astype("<f4").tobytes() + row.state.astype("<f4").tobytes() + tail
+
+    def import_rows(self, keys: Sequence[int], rows: npt.NDArray[np.uint8]) -> None:
+        for key, data in zip(keys, rows, strict=True):
+            row = self.rows.get(key) or self._add_row(key, 0)
+            floats = data[:-16].copy().view("<f4")
+            row.values, row.state = floats[: self.dim].copy(), floats[self.dim :].copy()
+            row.seen = int(data[-16:-12].copy().view("<u4")[0])
+            row.updates = int(data[-8:].copy().view("<u8")[0])
+
+    def import_values(self, keys: Sequence[int], values: Floats) -> None:
+        for key, value in zip(keys, values, strict=True):
+            row = self.rows.get(key) or self._add_row(key, 0)
+            row.values = value.copy()
+            row.state[:] = 0
+
+    def erase(self, keys: Sequence[int]) -> int:
+        return sum(self._remove(key) for key in keys)
+
+    def _remove(self, key: int) -> bool:
+        self.pending.pop(key, None)
+        if self.rows.pop(key, None) is None:
+            return False
+        self.updated.discard(key)
+        self.removed.add(key)
+        return True
+
+    def expire(self, now: int) -> list[int]:
+        """Expire with a budget for the whole table."""
+        seen = {key: row.seen for key, row in self.rows.items()} | {k: p.seen for k, p in self.pending.items()}
+        due = [key for key, last in seen.items() if self._expired(key, last, now)]
+        return sorted(key for key in due if self._remove(key))
+
+    def _expired(self, key: int, last: int, now: int) -> bool:
+        seconds = self._policy(key).expire_seconds
+        return seconds > 0 and last + seconds <= now
+
+    def clear(self) -> None:
+        for part in (self.rows, self.pending, self.updated, self.removed):
+            part.clear()
