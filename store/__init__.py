@@ -1,0 +1,1 @@
+"""The parameter store: sharded native tables, durable commits and the sync events that they emit."""

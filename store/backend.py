@@ -1,0 +1,162 @@
+"""Where a store is durable: the contract that every backend keeps.
+
+A commit is atomic over all shards: whoever opens or reads the store, whenever the committer died, sees all of it or
+nothing of it. Readers (serving) may be in other processes and read while a commit happens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from monobeam.store.bags import Keys
+from monobeam.store.changes import Change, Rows
+from monobeam.store.manifest import Manifest
+from monobeam.store.spec import check_fingerprint
+
+KEEP_EPOCHS = 1024
+FOLD_BYTES = 16 << 20
+
+
+class BackendError(OSError):
+    """A backend that cannot read or write; what the last successful commit made durable is unharmed."""
+
+
+class OwnedError(BackendError):
+    """A store that someone else owns."""
+
+
+@dataclass(frozen=True, eq=False)
+class SeenKeys:
+    """Keys of examples that have been trained on: uint64[N], and when each was first seen: uint32[N] seconds."""
+
+    keys: Keys
+    seconds: npt.NDArray[np.uint32]
+
+
+@dataclass(frozen=True)
+class ShardCommit:
+    """What changed in a shard since its last epoch, by table; tables without a change may be left out."""
+
+    epoch: int
+    tables: Mapping[str, Change]
+
+
+@dataclass(frozen=True)
+class Commit:
+    """What becomes true at once.
+
+    ``shards``: by number, one for every shard; ``seen``: newly seen example keys; keys first seen at or before
+    ``forget_s`` (seconds) may be forgotten; ``dense``: the trainer's own bytes, ``dense_values``: encoded weights for
+    serving (None: the ones before stay).
+    """
+
+    manifest: Manifest
+    shards: Sequence[ShardCommit]
+    seen: SeenKeys
+    forget_s: int
+    dense: bytes | None = None
+    dense_values: bytes | None = None
+
+
+class Block(NamedTuple):
+    """Some rows of a table: uint64[N] and uint8[N, row_bytes]."""
+
+    table: str
+    keys: Keys
+    rows: Rows
+
+
+class Loaded(NamedTuple):
+    """A shard as of the manifest: every live row once. Finish or close the iterator: it may hold a snapshot."""
+
+    manifest: Manifest | None
+    blocks: Iterator[Block]
+
+
+@dataclass(frozen=True)
+class Changed:
+    """The difference between what a shard was at an earlier epoch and what it is as of the manifest.
+
+    With ``complete`` that epoch is no longer known, and ``tables`` holds everything: drop all other rows.
+    """
+
+    manifest: Manifest
+    shard: int
+    complete: bool
+    tables: Mapping[str, Change]
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that the difference leads to."""
+        return self.manifest.epochs[self.shard]
+
+
+class DenseValues(NamedTuple):
+    """The dense weights for serving that were published last, and their version."""
+
+    version: int
+    values: bytes
+
+
+class Backend(Protocol):
+    """Durable storage of one store. Reading needs no ownership; committing does."""
+
+    uri: str
+
+    def own(self) -> None:
+        """Become the one committer; OwnedError, saying who is it, if there is another."""
+
+    def manifest(self) -> Manifest | None:
+        """What the last commit made true; None before the first."""
+
+    def commit(self, commit: Commit) -> None:
+        """Make all of it durable and visible, or raise BackendError and leave everything as it was."""
+
+    def load(self, shard: int) -> Loaded:
+        """All rows of a shard, in blocks."""
+
+    def changed(self, shard: int, since_epoch: int) -> Changed | None:
+        """What changed in a shard since an epoch; None before the first commit."""
+
+    def seen(self) -> Iterator[SeenKeys]:
+        """All example keys that have not been forgotten, in blocks."""
+
+    def dense(self) -> bytes | None:
+        """The trainer's own bytes."""
+
+    def dense_values(self) -> DenseValues | None:
+        """The dense weights for serving."""
+
+    def close(self) -> None:
+        """Give back ownership and resources; it can be owned again."""
+
+
+def open_backend(uri: str) -> Backend:
+    """The backend at ``memory:`` (its own), ``memory:NAME`` (one of this process) or ``lmdb:DIRECTORY``."""
+    from monobeam.store.lmdb import LmdbBackend
+    from monobeam.store.memory import MemoryBackend
+
+    kind, _, place = uri.partition(":")
+    if kind == "memory":
+        return MemoryBackend(place)
+    if kind == "lmdb" and place:
+        return LmdbBackend(place)
+    raise ValueError(f"store {uri!r}: must be memory:, memory:NAME or lmdb:DIRECTORY")
+
+
+def check_commit(uri: str, before: Manifest | None, commit: Commit) -> None:
+    """Refuse a commit that is not the next one after the manifest before it."""
+    epochs = commit.manifest.epochs
+    if tuple(shard.epoch for shard in commit.shards) != epochs:
+        raise ValueError(f"{uri}: shards at {[s.epoch for s in commit.shards]} in a commit of epochs {epochs}")
+    if before is None:
+        return
+    check_fingerprint(uri, before.fingerprint, commit.manifest.fingerprint)
+    for number, (was, now) in enumerate(zip(before.epochs, epochs, strict=True)):
+        if now <= was:
+            raise BackendError(f"{uri}: epoch {now} of shard {number} after {was}: epochs must rise; who else commits?")

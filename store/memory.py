@@ -1,0 +1,157 @@
+"""A backend in memory: for tests, and for trainers whose parameters need not outlive the process."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from monobeam.store.backend import (
+    FOLD_BYTES,
+    KEEP_EPOCHS,
+    Block,
+    Changed,
+    Commit,
+    DenseValues,
+    Loaded,
+    OwnedError,
+    SeenKeys,
+    check_commit,
+)
+from monobeam.store.changes import Change, merge
+from monobeam.store.manifest import Manifest
+
+Tables = Mapping[str, Change]
+
+
+@dataclass
+class _Shard:
+    """Base rows as of ``folded``, and deltas; whoever has everything up to ``horizon`` needs only deltas."""
+
+    horizon: int
+    folded: int
+    base: Tables = field(default_factory=dict)
+    deltas: dict[int, Tables] = field(default_factory=dict)
+
+    def since(self, epoch: int) -> Tables:
+        return _merged([tables for number, tables in self.deltas.items() if number > epoch])
+
+    def everything(self) -> Tables:
+        merged = _merged([self.base, self.since(self.folded)])
+        return {name: Change(c.keys, c.rows, c.deletes[:0]) for name, c in merged.items()}
+
+
+@dataclass
+class _Contents:
+    manifest: Manifest | None = None
+    shards: list[_Shard] = field(default_factory=list)
+    seen: list[SeenKeys] = field(default_factory=list)
+    dense: bytes | None = None
+    dense_values: DenseValues | None = None
+    owned: bool = False
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+_named: dict[str, _Contents] = {}
+_named_lock = threading.Lock()
+
+
+class MemoryBackend:
+    """Contents live as long as the backend, or, with a name, as long as the process."""
+
+    def __init__(self, name: str = "", *, keep_epochs: int = KEEP_EPOCHS, fold_bytes: int = FOLD_BYTES) -> None:
+        self.uri = f"memory:{name}"
+        with _named_lock:
+            self._contents = _named.setdefault(name, _Contents()) if name else _Contents()
+        self._owner = False
+        self._keep_epochs = keep_epochs
+        self._fold_bytes = fold_bytes
+
+    def own(self) -> None:
+        """See Backend."""
+        with self._contents.lock:
+            if self._contents.owned and not self._owner:
+                raise OwnedError(f"{self.uri}: another store of this process owns it")
+            self._contents.owned = self._owner = True
+
+    def manifest(self) -> Manifest | None:
+        """See Backend."""
+        return self._contents.manifest
+
+    def commit(self, commit: Commit) -> None:
+        """See Backend."""
+        contents = self._contents
+        with contents.lock:
+            if not self._owner:
+                raise OwnedError(f"{self.uri}: commit by someone who does not own it")
+            check_commit(self.uri, contents.manifest, commit)
+            if contents.manifest is None:
+                contents.shards = [_Shard(shard.epoch - 1, shard.epoch - 1) for shard in commit.shards]
+            for shard, change in zip(contents.shards, commit.shards, strict=True):
+                if any(change.tables.values()):
+                    shard.deltas[change.epoch] = {name: _copy(c) for name, c in change.tables.items() if c}
+                self._fold(shard)
+            contents.seen = [block for block in contents.seen if block.seconds.max() > commit.forget_s]
+            if len(commit.seen.keys):
+                contents.seen.append(SeenKeys(commit.seen.keys.copy(), commit.seen.seconds.copy()))
+            contents.dense = contents.dense if commit.dense is None else commit.dense
+            if commit.dense_values is not None:
+                contents.dense_values = DenseValues(commit.manifest.dense_version, commit.dense_values)
+            contents.manifest = commit.manifest
+
+    def load(self, shard: int) -> Loaded:
+        """See Backend."""
+        with self._contents.lock:
+            if self._contents.manifest is None:
+                return Loaded(None, iter(()))
+            everything = self._contents.shards[shard].everything()
+            return Loaded(self._contents.manifest, (Block(n, c.keys, c.rows) for n, c in everything.items()))
+
+    def changed(self, shard: int, since_epoch: int) -> Changed | None:
+        """See Backend."""
+        with self._contents.lock:
+            manifest = self._contents.manifest
+            if manifest is None:
+                return None
+            stored = self._contents.shards[shard]
+            complete = not stored.horizon <= since_epoch <= manifest.epochs[shard]
+            return Changed(manifest, shard, complete, stored.everything() if complete else stored.since(since_epoch))
+
+    def seen(self) -> Iterator[SeenKeys]:
+        """See Backend."""
+        return iter(list(self._contents.seen))
+
+    def dense(self) -> bytes | None:
+        """See Backend."""
+        return self._contents.dense
+
+    def dense_values(self) -> DenseValues | None:
+        """See Backend."""
+        return self._contents.dense_values
+
+    def close(self) -> None:
+        """See Backend."""
+        with self._contents.lock:
+            if self._owner:
+                self._contents.owned = self._owner = False
+
+    def _fold(self, shard: _Shard) -> None:
+        unfolded = [number for number in shard.deltas if number > shard.folded]
+        outgrown = sum(c.nbytes for number in unfolded for c in shard.deltas[number].values())
+        if outgrown <= max(self._fold_bytes, sum(c.nbytes for c in shard.base.values())):
+            return
+        shard.base, shard.folded = shard.everything(), max(unfolded)
+        for number in list(shard.deltas)[: -self._keep_epochs or None]:
+            del shard.deltas[number]
+            shard.horizon = number
+
+
+def _merged(parts: list[Tables]) -> dict[str, Change]:
+    names = sorted({name for tables in parts for name in tables})
+    return {name: merge([tables[name] for tables in parts if name in tables]) for name in names}
+
+
+def _copy(change: Change) -> Change:
+    return Change(np.array(change.keys), np.array(change.rows), np.array(change.deletes))

@@ -1,0 +1,59 @@
+"""One shard of a store: its native tables, and what happened to them since the last commit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from monobeam.native import Table
+from monobeam.store.backend import Block
+from monobeam.store.bags import Floats, Keys
+from monobeam.store.changes import Change
+from monobeam.store.spec import StoreSpec, TableSpec
+
+
+def new_table(spec: TableSpec) -> Table:
+    """An empty native table as the specification says."""
+    table = Table(spec.dim, spec.optimizer, dict(spec.hyper), spec.seed, spec.init_scale)
+    for slot, policy in spec.policies.items():
+        table.set_policy(slot, policy.admit_count, policy.admit_probability, policy.expire_us // 1_000_000)
+    return table
+
+
+class Shard:
+    """The rows whose ids belong to one shard, in one table per specification."""
+
+    def __init__(self, spec: StoreSpec) -> None:
+        self.tables: Mapping[str, Table] = {table.name: new_table(table) for table in spec.tables}
+        self.epoch = 0
+
+    def restore(self, block: Block) -> None:
+        """Take over committed rows."""
+        self.tables[block.table].import_rows(block.keys, block.rows)
+
+    def changes(self) -> dict[str, Change]:
+        """What was touched and deleted since the last commit, in every table, sorted by id."""
+        return {name: _change(table) for name, table in self.tables.items()}
+
+    def committed(self, epoch: int) -> None:
+        """The changes are durable as of this epoch."""
+        for table in self.tables.values():
+            table.clear_touched()
+        self.epoch = epoch
+
+    def expire(self, now_s: int, budget: int) -> int:
+        """Drop rows unseen for longer than their policy says; looks at up to ``budget`` buckets of each table."""
+        return sum(len(table.expire(now_s, budget)) for table in self.tables.values())
+
+
+def _change(table: Table) -> Change:
+    keys = table.touched()
+    rows = table.export_rows(keys).reshape(len(keys), table.row_bytes)
+    return Change(keys, rows, table.expired())
+
+
+def lookup(table: Table, keys: Keys) -> Floats:
+    """Rows float32[N, dim]; zeros for ids without one."""
+    rows, _ = table.lookup(keys)
+    return np.asarray(rows)

@@ -1,0 +1,106 @@
+"""What a store holds: its tables, their optimizers and policies, and the number of shards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+DTYPES = ("fp32", "fp16", "bf16")
+MAX_SLOT = 2**15 - 1
+DAY_US = 86_400_000_000
+
+
+class SpecError(ValueError):
+    """A specification that cannot be, or that a stored one contradicts."""
+
+
+@dataclass(frozen=True)
+class SlotPolicy:
+    """Which ids of a slot get a row, and how long an unseen row lives (0: for ever; whole seconds count)."""
+
+    admit_count: int = 0
+    admit_probability: float = 1.0
+    expire_us: int = 0
+
+
+@dataclass(frozen=True)
+class TableSpec:
+    """One table: rows of ``dim`` float32 and what its optimizer keeps beside them."""
+
+    name: str
+    dim: int
+    optimizer: str
+    learning_rate: float
+    hyper: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    seed: int = 0
+    init_scale: float = 0.01
+    policies: Mapping[int, SlotPolicy] = field(default_factory=lambda: MappingProxyType({}))
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise SpecError(f"table name {self.name!r}: must not be empty")
+        if self.dim < 1:
+            raise SpecError(f"table {self.name!r}: dim = {self.dim}: must be at least 1")
+        for slot in self.policies:
+            if not 0 <= slot <= MAX_SLOT:
+                raise SpecError(f"table {self.name!r}: policy for slot {slot}: slots are 0..{MAX_SLOT}")
+
+
+@dataclass(frozen=True)
+class StoreSpec:
+    """A store: its model's name, tables and shards.
+
+    ``sync_dtype`` is the encoding of values in sync events; an example key is remembered for ``example_retention_us``.
+    """
+
+    model: str
+    tables: tuple[TableSpec, ...]
+    shards: int = 1
+    sync_dtype: str = "fp32"
+    example_retention_us: int = 7 * DAY_US
+
+    def __post_init__(self) -> None:
+        names = [table.name for table in self.tables]
+        if not names or len(set(names)) != len(names):
+            raise SpecError(f"tables {names}: there must be at least one, and names must differ")
+        if not 1 <= self.shards <= 2**16:
+            raise SpecError(f"shards = {self.shards}: must be 1..{2**16}")
+        if self.sync_dtype not in DTYPES:
+            raise SpecError(f"sync_dtype = {self.sync_dtype!r}: must be one of {DTYPES}")
+        if self.example_retention_us < 1_000_000:
+            raise SpecError(f"example_retention_us = {self.example_retention_us}: must be at least a second")
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What stored rows depend on, as JSON values: all of it must be the same when a store is opened again.
+
+        Learning rates, hyper-parameters and policies may change from run to run and are not in it.
+        """
+        tables = {
+            table.name: {
+                "dim": table.dim,
+                "optimizer": table.optimizer,
+                "seed": table.seed,
+                "init_scale": table.init_scale,
+            }
+            for table in sorted(self.tables, key=lambda table: table.name)
+        }
+        return {"model": self.model, "shards": self.shards, "tables": tables}
+
+
+def check_fingerprint(uri: str, stored: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Raise SpecError, naming both values of everything that differs, unless the two are equal."""
+    was, now = dict(_leaves(stored)), dict(_leaves(given))
+    differing = [path for path in sorted(was.keys() | now.keys()) if was.get(path) != now.get(path)]
+    if differing:
+        pairs = ", ".join(f"{path} is {was.get(path)!r} there and {now.get(path)!r} here" for path in differing)
+        raise SpecError(f"{uri} holds another store: {pairs}; open it with its own specification, or use another place")
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value

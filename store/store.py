@@ -1,0 +1,231 @@
+"""The parameter store: pull rows, push gradients, commit all of it with the positions it includes."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from monobeam.store import dense as dense_codec
+from monobeam.store.backend import Backend, Changed, Commit, ShardCommit
+from monobeam.store.bags import Bags, Floats, Keys, Offsets, pool, shard_of
+from monobeam.store.changes import Change, values_of
+from monobeam.store.manifest import Manifest
+from monobeam.store.seen import SeenExamples
+from monobeam.store.shard import Shard, lookup
+from monobeam.store.spec import StoreSpec, check_fingerprint
+from monobeam.store.sync import SyncEvent, TableChange
+
+Handles = npt.NDArray[np.uint32]
+
+
+@dataclass(frozen=True, eq=False)
+class Pulled:
+    """Pooled rows, float32[M, dim], and where their gradients go; until the next ``expire``."""
+
+    table: str
+    pooled: Floats
+    parts: Sequence[tuple[Handles, Offsets]]
+
+
+class Store:
+    """All rows of a model in memory, as of the last commit of its backend and what was pushed since.
+
+    Nothing is durable before ``commit`` returns. Every method takes ``lock``; hold it around a train step, so that
+    a commit falls between steps. The results do not depend on the number of shards, bit for bit.
+    """
+
+    def __init__(self, spec: StoreSpec, backend: Backend) -> None:
+        self.spec = spec
+        self.lock = threading.RLock()
+        self._backend = backend
+        self._tables = {table.name: table for table in spec.tables}
+        self._shards = [Shard(spec) for _ in range(spec.shards)]
+        self._seen = SeenExamples(spec.example_retention_us)
+        self._manifest = Manifest(spec.fingerprint(), (0,) * spec.shards, {}, 0, 0)
+        backend.own()
+        try:
+            self._recover()
+        except BaseException:
+            backend.close()
+            raise
+        self._dense = backend.dense()
+
+    def pull(self, table: str, bags: Bags, now_s: int) -> Pulled:
+        """Sum of the rows of every bag, in order; rows that are missing and admitted are made. ``now_s``: seconds."""
+        with self.lock:
+            tables = [shard.tables[table] for shard in self._shards]
+            if len(tables) == 1:
+                handles = tables[0].find_or_insert(bags.keys, now_s)
+                return Pulled(table, tables[0].gather_pooled(handles, bags.offsets), [(handles, bags.offsets)])
+            rows = np.empty((len(bags.keys), self._tables[table].dim), np.float32)
+            parts = []
+            for native, places in zip(tables, self._places(bags.keys), strict=True):
+                part = bags.at(places)
+                handles = native.find_or_insert(part.keys, now_s)
+                rows[places] = native.gather(handles)
+                parts.append((handles, part.offsets))
+            return Pulled(table, pool(rows, bags.offsets), parts)
+
+    def push(self, pulled: Pulled, gradients: Floats, learning_rate: float | None = None) -> None:
+        """One optimizer step for every pulled row; ``gradients``: float32[M, dim], of the pooled rows."""
+        if gradients.shape != pulled.pooled.shape:
+            raise ValueError(f"gradients {gradients.shape} for pooled rows {pulled.pooled.shape}: must be alike")
+        rate = self._tables[pulled.table].learning_rate if learning_rate is None else learning_rate
+        with self.lock:
+            for shard, (handles, offsets) in zip(self._shards, pulled.parts, strict=True):
+                shard.tables[pulled.table].apply_pooled(handles, offsets, gradients, rate)
+
+    def lookup(self, table: str, bags: Bags) -> Floats:
+        """Sum of the rows of every bag, float32[M, dim], making and touching none; missing rows count as zeros."""
+        with self.lock:
+            tables = [shard.tables[table] for shard in self._shards]
+            if len(tables) == 1:
+                return np.asarray(tables[0].lookup_pooled(bags.keys, bags.offsets))
+            rows = np.empty((len(bags.keys), self._tables[table].dim), np.float32)
+            for native, places in zip(tables, self._places(bags.keys), strict=True):
+                rows[places] = lookup(native, bags.keys[places])
+            return pool(rows, bags.offsets)
+
+    def unseen(self, example_keys: Keys, now_s: int) -> npt.NDArray[np.bool_]:
+        """Which examples, bool[n], were not trained on before, repeats in the array included; marks them as seen."""
+        with self.lock:
+            return self._seen.mark(example_keys, now_s)
+
+    def positions(self) -> dict[int, int]:
+        """For every partition of the examples log the next offset to train on, as of the last commit."""
+        return dict(self._manifest.positions)
+
+    def meta(self) -> dict[str, Any]:
+        """What the last commit said about itself."""
+        return dict(self._manifest.meta)
+
+    def dense(self) -> bytes | None:
+        """The trainer's own bytes (dense weights, optimizer state) of the last commit that had some."""
+        return self._dense
+
+    def commit(
+        self,
+        positions: Mapping[int, int],
+        dense: bytes | None,
+        dense_values: Mapping[str, npt.NDArray[np.float32]] | None,
+        arrivals: npt.NDArray[np.int64],
+        now_us: int,
+        meta: Mapping[str, Any] | None = None,
+    ) -> list[SyncEvent]:
+        """Make everything pushed and marked so far durable, at once, and say what changed: one event per shard.
+
+        ``positions`` are added to the ones before; ``dense_values`` publishes weights for serving; ``arrivals`` ride in
+        every event. When it raises, nothing was committed and nothing is lost: it can be called again.
+        """
+        with self.lock:
+            changes = [shard.changes() for shard in self._shards]
+            manifest = self._next_manifest(positions, dense_values is not None, now_us, meta or {})
+            published = None if dense_values is None else dense_codec.encode(dense_values)
+            self._backend.commit(
+                Commit(
+                    manifest=manifest,
+                    shards=[ShardCommit(e, tables) for e, tables in zip(manifest.epochs, changes, strict=True)],
+                    seen=self._seen.new(),
+                    forget_s=self._seen.forget_s,
+                    dense=dense,
+                    dense_values=published,
+                )
+            )
+            before, self._manifest = self._manifest.epochs, manifest
+            self._dense = self._dense if dense is None else dense
+            self._seen.committed()
+            for shard, epoch in zip(self._shards, manifest.epochs, strict=True):
+                shard.committed(epoch)
+        return [
+            SyncEvent(
+                model=self.spec.model,
+                shard=number,
+                epoch=manifest.epochs[number],
+                previous_epoch=before[number],
+                time_us=now_us,
+                tables={name: self._synced(name, change) for name, change in tables.items()},
+                dense_version=manifest.dense_version,
+                dense=published,
+                arrivals=arrivals,
+                dtype=self.spec.sync_dtype,
+            )
+            for number, tables in enumerate(changes)
+        ]
+
+    def changed(self, shard: int, since_epoch: int) -> Changed | None:
+        """What commits changed in a shard since an epoch."""
+        return self._backend.changed(shard, since_epoch)
+
+    def expire(self, now_s: int, budget: int) -> int:
+        """Drop rows and example keys that are too old, in up to ``budget`` buckets per table; the number of rows."""
+        with self.lock:
+            self._seen.expire(now_s, budget)
+            return sum(shard.expire(now_s, budget) for shard in self._shards)
+
+    def update_count_sum(self) -> int:
+        """How often live rows were updated: the number of ids trained on, if none was deleted."""
+        with self.lock:
+            return sum(table.update_count_sum for shard in self._shards for table in shard.tables.values())
+
+    @property
+    def rows(self) -> int:
+        """The number of rows."""
+        return sum(len(table) for shard in self._shards for table in shard.tables.values())
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes held by rows and example keys."""
+        tables = sum(int(table.memory_bytes) for shard in self._shards for table in shard.tables.values())
+        return tables + self._seen.memory_bytes
+
+    @property
+    def epochs(self) -> tuple[int, ...]:
+        """The last epoch of every shard; 0 before the first."""
+        return self._manifest.epochs
+
+    @property
+    def dense_version(self) -> int:
+        """How often dense weights were published."""
+        return self._manifest.dense_version
+
+    def close(self) -> None:
+        """Give the backend back, without a commit."""
+        with self.lock:
+            self._backend.close()
+
+    def _recover(self) -> None:
+        stored = self._backend.manifest()
+        if stored is None:
+            return
+        check_fingerprint(self._backend.uri, stored.fingerprint, self.spec.fingerprint())
+        for number, shard in enumerate(self._shards):
+            for block in self._backend.load(number).blocks:
+                shard.restore(block)
+            shard.epoch = stored.epochs[number]
+        for seen in self._backend.seen():
+            self._seen.restore(seen)
+        self._manifest = stored
+
+    def _places(self, keys: Keys) -> list[npt.NDArray[np.intp]]:
+        owners = shard_of(keys, len(self._shards))
+        return [np.flatnonzero(owners == number) for number in range(len(self._shards))]
+
+    def _next_manifest(
+        self, positions: Mapping[int, int], publishes: bool, now_us: int, meta: Mapping[str, Any]
+    ) -> Manifest:
+        return Manifest(
+            fingerprint=self._manifest.fingerprint,
+            epochs=tuple(max(epoch + 1, now_us // 1000) for epoch in self._manifest.epochs),
+            positions={**self._manifest.positions, **{int(p): int(offset) for p, offset in positions.items()}},
+            dense_version=self._manifest.dense_version + publishes,
+            time_us=now_us,
+            meta=meta,
+        )
+
+    def _synced(self, table: str, change: Change) -> TableChange:
+        return TableChange(change.keys, values_of(change.rows, self._tables[table].dim), change.deletes)
