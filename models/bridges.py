@@ -1,0 +1,55 @@
+"""From a configuration to the settings of the engines that it configures."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from monobeam.join.settings import JoinSettings, Label
+from monobeam.store.spec import SlotPolicy, StoreSpec, TableSpec
+
+if TYPE_CHECKING:
+    from monobeam.models.config import Config
+
+TABLE = "embeddings"  # the one table of a model: all its slots have rows of the same width and optimizer
+
+
+def store_spec(config: Config) -> StoreSpec:
+    """One table with rows [linear weight | factors], and the policies of its slots."""
+    sparse = config.training.sparse
+    table = TableSpec(
+        name=TABLE,
+        dim=1 + config.model.dim,
+        optimizer=sparse.optimizer,
+        learning_rate=sparse.learning_rate,
+        hyper=sparse.hyper,
+        seed=config.model.seed,
+        init_scale=config.model.init_scale,
+        policies={
+            slot.slot: SlotPolicy(slot.admit_count, slot.admit_probability, slot.expire_us) for slot in config.slots
+        },
+    )
+    return StoreSpec(
+        model=config.model.name,
+        tables=(table,),
+        shards=config.store.shards,
+        sync_dtype=config.store.sync_dtype,
+        example_retention_us=config.training.example_retention_us,
+    )
+
+
+def join_settings(config: Config, shard: int, since_us: int | None, until_us: int | None) -> JoinSettings:
+    """The settings of one shard of the join."""
+    join = config.join
+    return JoinSettings(
+        window_us=join.window_us,
+        retention_us=join.retention_us,
+        tick_us=join.tick_us,
+        labels=tuple(Label(label.name, label.action, label.min_value) for label in config.labels),
+        policy=join.policy,
+        negative_rate=join.negative_rate,
+        seed=join.seed,
+        max_block_rows=join.max_block_rows,
+        shard=shard,
+        since_us=since_us,
+        until_us=until_us,
+    )

@@ -1,0 +1,350 @@
+"""What one recommender is: its logs, labels, features, model and training, from one TOML file.
+
+``parse`` and ``load`` give a frozen ``Config``; whatever they refuse they quote, with the key and with what is
+allowed. Every duration is an ``int`` of microseconds here and a string ("250ms", "10s", "7d") in the file. The file's
+keys are described with the fields below; docs and defaults are the same for a key and its field.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from monobeam.models import bridges
+from monobeam.models.section import ConfigError, Section
+
+if TYPE_CHECKING:
+    from monobeam.join.settings import JoinSettings
+    from monobeam.store.spec import StoreSpec
+
+__all__ = ["Config", "ConfigError", "load", "parse"]
+
+MAX_SLOT = 2**15 - 1
+CASTS = ("string", "int", "double")
+TRANSFORMS = ("identity", "log1p")
+POLICIES = ("wait", "settled")
+KINDS = ("deepfm", "fm", "lr")
+SYNC_DTYPES = ("fp32", "fp16", "bf16")
+CORRECTIONS = ("train", "skip")
+
+# The hyper-parameters that each optimizer knows, with their defaults; the native table documents the formulas.
+SPARSE_OPTIMIZERS: Mapping[str, Mapping[str, float]] = {
+    "sgd": {},
+    "momentum": {"momentum": 0.9},
+    "adagrad": {"initial_accumulator": 0.1, "epsilon": 0.0, "weight_decay": 0.0},
+    "rowwise_adagrad": {"initial_accumulator": 0.1, "epsilon": 0.0},
+    "adam": {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8},
+    "ftrl": {"beta": 1.0, "l1": 0.0, "l2": 0.0, "initial_accumulator": 0.1},
+    "rmsprop": {"decay": 0.9, "epsilon": 1e-8},
+}
+DENSE_OPTIMIZERS: Mapping[str, Mapping[str, float]] = {
+    "sgd": {"momentum": 0.0, "weight_decay": 0.0},
+    "adagrad": {"initial_accumulator": 0.0, "epsilon": 1e-10, "weight_decay": 0.0},
+    "adam": {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8, "weight_decay": 0.0},
+}
+
+
+@dataclass(frozen=True)
+class LogsConfig:
+    """Addresses of the logs, what bounds their disorder, and how they are tailed.
+
+    ``partitions``: a raw log is read as having so many even while fewer are there.
+    """
+
+    impressions: tuple[str, ...] = ()
+    actions: tuple[str, ...] = ()
+    examples: str = "file:examples"
+    sync: str = "file:sync"
+    dead_letters: str = "file:dead_letters"
+    metrics: str = "file:metrics"
+    disorder_us: int = 1_000_000
+    idle_after_us: int = 5_000_000
+    poll_every_us: int = 50_000
+    partitions: int = 1
+
+
+@dataclass(frozen=True)
+class StoreConfig:
+    """Where parameters live, and how often they become durable (commit) and reach serving (dense weights)."""
+
+    uri: str = "lmdb:store"
+    shards: int = 1
+    commit_every_us: int = 1_000_000
+    dense_sync_every_us: int = 60_000_000
+    sync_dtype: str = "fp32"
+
+
+@dataclass(frozen=True)
+class JoinConfig:
+    """How impressions and actions become examples; the fields mean what they mean in the join's own settings."""
+
+    window_us: int
+    retention_us: int
+    policy: str = "wait"
+    tick_us: int = 1_000_000
+    shards: int = 1
+    max_block_rows: int = 1024
+    negative_rate: float = 1.0
+    seed: int = 0
+    cold: str = "lmdb:cold"
+
+
+@dataclass(frozen=True)
+class LabelConfig:
+    """A binary label: 1 where an action of the type, with a value of at least ``min_value``, falls in the window."""
+
+    name: str
+    action: str
+    min_value: float | None = None
+
+
+@dataclass(frozen=True)
+class SlotConfig:
+    """One categorical field: one feature, or a cross (every combination) of several.
+
+    ``slot`` (1..32767) is the upper part of its ids and never changes; in the file it is by default the place in the
+    order of ``[[slots]]``, counted from 1. ``cast`` turns values into another type before hashing.
+    """
+
+    name: str
+    features: tuple[str, ...]
+    slot: int
+    cast: str | None = None
+    admit_count: int = 0
+    admit_probability: float = 1.0
+    expire_us: int = 0
+
+
+@dataclass(frozen=True)
+class NumericConfig:
+    """One dense input: ``(transform(value) - shift) * scale``; log1p is ``sign(v) * log(1 + |v|)``."""
+
+    feature: str
+    transform: str = "identity"
+    shift: float = 0.0
+    scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The torch model: ``dim`` factors for each id, ``hidden`` widths of the deep part, trained on ``label``."""
+
+    name: str
+    label: str
+    kind: str = "deepfm"
+    dim: int = 10
+    hidden: tuple[int, ...] = (64, 64)
+    seed: int = 0
+    init_scale: float = 0.01
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """One optimizer with all its hyper-parameters, defaults included."""
+
+    optimizer: str
+    learning_rate: float
+    hyper: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How parameters learn; ``corrections`` says whether late positives are trained on ("train") or not ("skip")."""
+
+    sparse: OptimizerConfig
+    dense: OptimizerConfig
+    corrections: str = "train"
+    example_retention_us: int = 7 * 86_400_000_000
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything about one recommender; equal files give equal values."""
+
+    model: ModelConfig
+    slots: tuple[SlotConfig, ...]
+    numerics: tuple[NumericConfig, ...]
+    labels: tuple[LabelConfig, ...]
+    join: JoinConfig
+    training: TrainingConfig
+    logs: LogsConfig
+    store: StoreConfig
+
+    def join_settings(self, shard: int, since_us: int | None = None, until_us: int | None = None) -> JoinSettings:
+        """The settings of the join engine of one shard; ``since_us`` and ``until_us`` bound the decisions it emits."""
+        return bridges.join_settings(self, shard, since_us, until_us)
+
+    def store_spec(self) -> StoreSpec:
+        """The parameter store of this model: one table, whose rows are [linear weight | ``model.dim`` factors]."""
+        return bridges.store_spec(self)
+
+
+def load(path: str | Path) -> Config:
+    """Read a TOML file; OSError where it cannot be read, ConfigError (naming the file) where it cannot be used."""
+    try:
+        return parse(Path(path).read_text(encoding="utf-8"))
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def parse(text: str) -> Config:
+    """Parse the text of a TOML file."""
+    try:
+        root = Section("", tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"not TOML: {error}") from None
+    labels = tuple(_closed(_label, section) for section in root.tables("labels"))
+    config = Config(
+        model=_closed(_model, root.table("model")),
+        slots=tuple(_closed(_slot, section, i + 1) for i, section in enumerate(root.tables("slots"))),
+        numerics=tuple(_closed(_numeric, section) for section in root.tables("numerics")),
+        labels=labels,
+        join=_closed(_join, root.table("join")),
+        training=_closed(_training, root.table("training")),
+        logs=_closed(_logs, root.table("logs")),
+        store=_closed(_store, root.table("store")),
+    )
+    root.close()
+    _check(config)
+    return config
+
+
+def _closed(read: Callable[..., Any], section: Section, *arguments: int) -> Any:
+    value = read(section, *arguments)
+    section.close()
+    return value
+
+
+def _logs(section: Section) -> LogsConfig:
+    return LogsConfig(
+        impressions=section.strings("impressions", ["file:impressions"]),
+        actions=section.strings("actions", ["file:actions"]),
+        examples=section.string("examples", LogsConfig.examples),
+        sync=section.string("sync", LogsConfig.sync),
+        dead_letters=section.string("dead_letters", LogsConfig.dead_letters),
+        metrics=section.string("metrics", LogsConfig.metrics),
+        disorder_us=section.duration("disorder", "1s"),
+        idle_after_us=section.duration("idle_after", "5s"),
+        poll_every_us=section.duration("poll_every", "50ms"),
+        partitions=section.integer("partitions", LogsConfig.partitions, low=1, high=2**16),
+    )
+
+
+def _store(section: Section) -> StoreConfig:
+    return StoreConfig(
+        uri=section.string("uri", StoreConfig.uri),
+        shards=section.integer("shards", StoreConfig.shards, low=1, high=2**16),
+        commit_every_us=section.duration("commit_every", "1s"),
+        dense_sync_every_us=section.duration("dense_sync_every", "60s"),
+        sync_dtype=section.choice("sync_dtype", SYNC_DTYPES, StoreConfig.sync_dtype),
+    )
+
+
+def _join(section: Section) -> JoinConfig:
+    join = JoinConfig(
+        window_us=section.duration("window"),
+        retention_us=section.duration("retention", "1d"),
+        policy=section.choice("policy", POLICIES, JoinConfig.policy),
+        tick_us=section.duration("tick", "1s"),
+        shards=section.integer("shards", JoinConfig.shards, low=1, high=2**16),
+        max_block_rows=section.integer("max_block_rows", JoinConfig.max_block_rows, low=1, high=2**24),
+        negative_rate=section.number("negative_rate", JoinConfig.negative_rate, low=0.0, high=1.0),
+        seed=section.integer("seed", JoinConfig.seed, low=0),
+        cold=section.string("cold", JoinConfig.cold),
+    )
+    for key, value in (("window", join.window_us), ("tick", join.tick_us)):
+        if value <= 0:
+            raise section.error(key, f"{value}us", "must be longer than nothing")
+    if join.retention_us < join.window_us:
+        raise section.error(
+            "retention", f"{join.retention_us}us", f"must not be shorter than the window, {join.window_us}us"
+        )
+    if join.negative_rate == 0:
+        raise section.error("negative_rate", 0.0, "must lie in (0, 1]: a model needs negatives to learn from")
+    return join
+
+
+def _label(section: Section) -> LabelConfig:
+    minimum = section.number("min_value") if "min_value" in section else None
+    return LabelConfig(section.string("name"), section.string("action"), minimum)
+
+
+def _slot(section: Section, place: int) -> SlotConfig:
+    if "feature" in section and "features" in section:
+        raise section.error(
+            "features", "and a feature", 'give either feature = "..." or, for a cross, features = ["...", "..."]'
+        )
+    features = section.strings("features") if "features" in section else (section.string("feature"),)
+    return SlotConfig(
+        name=section.string("name", " x ".join(features)),
+        features=features,
+        slot=section.integer("slot", place, low=1, high=MAX_SLOT),
+        cast=section.choice("cast", CASTS) if "cast" in section else None,
+        admit_count=section.integer("admit_count", 0, low=0, high=2**31 - 1),
+        admit_probability=section.number("admit_probability", 1.0, low=0.0, high=1.0),
+        expire_us=section.duration("expire", "0s"),
+    )
+
+
+def _numeric(section: Section) -> NumericConfig:
+    return NumericConfig(
+        feature=section.string("feature"),
+        transform=section.choice("transform", TRANSFORMS, NumericConfig.transform),
+        shift=section.number("shift", NumericConfig.shift),
+        scale=section.number("scale", NumericConfig.scale),
+    )
+
+
+def _model(section: Section) -> ModelConfig:
+    return ModelConfig(
+        name=section.string("name"),
+        label=section.string("label"),
+        kind=section.choice("kind", KINDS, ModelConfig.kind),
+        dim=section.integer("dim", ModelConfig.dim, low=1, high=4096),
+        hidden=section.integers("hidden", ModelConfig.hidden),
+        seed=section.integer("seed", ModelConfig.seed, low=0),
+        init_scale=section.number("init_scale", ModelConfig.init_scale, low=0.0),
+    )
+
+
+def _training(section: Section) -> TrainingConfig:
+    return TrainingConfig(
+        sparse=_closed_optimizer(section.table("sparse"), SPARSE_OPTIMIZERS, "adagrad", 0.05),
+        dense=_closed_optimizer(section.table("dense"), DENSE_OPTIMIZERS, "adam", 0.001),
+        corrections=section.choice("corrections", CORRECTIONS, TrainingConfig.corrections),
+        example_retention_us=section.duration("example_retention", "7d"),
+    )
+
+
+def _closed_optimizer(
+    section: Section, known: Mapping[str, Mapping[str, float]], default: str, learning_rate: float
+) -> OptimizerConfig:
+    name = section.choice("optimizer", tuple(known), default)
+    rate = section.number("learning_rate", learning_rate, low=0.0)
+    hyper = {key: section.number(key, value, low=0.0) for key, value in known[name].items()}
+    section.close()
+    return OptimizerConfig(name, rate, hyper)
+
+
+def _check(config: Config) -> None:
+    """What only the sections together can tell."""
+    if not config.slots:
+        raise ConfigError("slots = []: a model needs at least one [[slots]]")
+    names = [label.name for label in config.labels]
+    if config.model.label not in names:
+        raise ConfigError(f"model.label = {config.model.label!r}: must be the name of one of the [[labels]]: {names}")
+    _distinct("labels", "name", names)
+    _distinct("slots", "name", [slot.name for slot in config.slots])
+    _distinct("slots", "slot", [slot.slot for slot in config.slots])
+    _distinct("numerics", "feature", [numeric.feature for numeric in config.numerics])
+
+
+def _distinct(section: str, key: str, values: list[Any]) -> None:
+    for i, value in enumerate(values):
+        if value in values[:i]:
+            raise ConfigError(
+                f"{section}[{i}].{key} = {value!r}: already used by {section}[{values.index(value)}]; must differ"
+            )

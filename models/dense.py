@@ -1,0 +1,84 @@
+"""Dense weights with their torch optimizer: one step, and all state as named float32 arrays (never pickle)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from monobeam.models.config import OptimizerConfig
+
+Arrays = dict[str, npt.NDArray[np.float32]]
+
+
+def _optimizer(parameters: list[nn.Parameter], config: OptimizerConfig) -> torch.optim.Optimizer:
+    rate, hyper = config.learning_rate, config.hyper
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(parameters, rate, hyper["momentum"], weight_decay=hyper["weight_decay"])
+    if config.optimizer == "adagrad":
+        return torch.optim.Adagrad(
+            parameters,
+            rate,
+            weight_decay=hyper["weight_decay"],
+            initial_accumulator_value=hyper["initial_accumulator"],
+            eps=hyper["epsilon"],
+        )
+    return torch.optim.Adam(
+        parameters, rate, (hyper["beta1"], hyper["beta2"]), hyper["epsilon"], weight_decay=hyper["weight_decay"]
+    )
+
+
+class DenseWeights:
+    """The parameters of a module, with the optimizer that moves them.
+
+    State has the names ``weight/<parameter>`` and ``<optimizer's name of it>/<parameter>``; all of it is float32,
+    Adam's step count too (as in torch), so that a round trip is exact.
+    """
+
+    def __init__(self, module: nn.Module, config: OptimizerConfig) -> None:
+        self._parameters = dict(module.named_parameters())
+        self._optimizer = _optimizer(list(self._parameters.values()), config)
+
+    def clear(self) -> None:
+        """Drop the gradients."""
+        self._optimizer.zero_grad()
+
+    def step(self) -> None:
+        """Move the weights by their gradients."""
+        self._optimizer.step()
+
+    def values(self) -> Arrays:
+        """The weights under the module's names: what serving needs."""
+        return {name: parameter.detach().numpy().copy() for name, parameter in self._parameters.items()}
+
+    def state(self) -> Arrays:
+        """Weights and optimizer state."""
+        arrays = {f"weight/{name}": value for name, value in self.values().items()}
+        for name, parameter in self._parameters.items():
+            for key, value in self._optimizer.state[parameter].items():
+                if value is not None:
+                    arrays[f"{key}/{name}"] = value.detach().numpy().copy()
+        return arrays
+
+    def restore(self, arrays: Mapping[str, npt.NDArray[np.float32]]) -> None:
+        """Take over what ``state`` gave; ValueError where it belongs to another model."""
+        for name, parameter in self._parameters.items():
+            self._restore_weight(parameter, arrays, f"weight/{name}")
+            state = self._optimizer.state[parameter]
+            for label, value in arrays.items():
+                key, _, owner = label.partition("/")
+                if owner == name and key != "weight":
+                    state[key] = torch.from_numpy(np.array(value, np.float32))
+
+    def _restore_weight(
+        self, parameter: nn.Parameter, arrays: Mapping[str, npt.NDArray[np.float32]], label: str
+    ) -> None:
+        value = arrays.get(label)
+        if value is None or value.shape != tuple(parameter.shape):
+            found = "nothing" if value is None else f"shape {value.shape}"
+            raise ValueError(f"{label}: the store holds {found}, the model needs shape {tuple(parameter.shape)}")
+        with torch.no_grad():
+            parameter.copy_(torch.from_numpy(np.array(value, np.float32)))

@@ -1,0 +1,151 @@
+"""The trainer: a fold over the examples log into a parameter store, with progressive validation.
+
+One block is one minibatch. Every block is scored before it is learnt from, so the metrics are those of predictions on
+examples that the model has not seen (McMahan et al. 2013, section 5.1). The loss is the SUM of the weighted log
+losses of the block: a row then learns from each of its examples as much in a large block as in a small one, while
+blocks are as large as traffic happens to make them (with the mean, progressive AUC on MovieLens-100k falls by 0.05).
+
+No result depends on when commits happen or on how often the trainer is restarted: time comes from the examples
+themselves, and dense weights, optimizer state, example keys and positions are all in the commit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from monobeam.models.arithmetic import fix_threads_and_order, training_arithmetic
+from monobeam.models.bridges import TABLE
+from monobeam.models.config import Config
+from monobeam.models.deepfm import build
+from monobeam.models.dense import DenseWeights
+from monobeam.models.features import FeatureEncoder
+from monobeam.models.window import CORRECTION, BlockReport, Metrics, Window
+from monobeam.store import dense
+from monobeam.store.store import Store
+from monobeam.store.sync import SyncEvent
+
+EXPIRE_BUDGET = 4096  # buckets looked at for expired rows at each commit
+
+
+class Trainer:
+    """Trains one model on blocks of examples, in log order; not for several threads at once.
+
+    A store that holds a commit is continued from it, bit for bit. After an exception the store's memory may hold half a
+    block: drop both and open them again.
+    """
+
+    def __init__(self, config: Config, store: Store) -> None:
+        fix_threads_and_order()
+        self.config = config
+        self.store = store
+        self.model = build(config)
+        self._encoder = FeatureEncoder(config)
+        self._dense = DenseWeights(self.model, config.training.dense)
+        if (state := store.dense()) is not None:
+            self._dense.restore(dense.decode(state))
+        self._label = f"_label.{config.model.label}"
+        self._positions = dict(store.positions())
+        self._clock_s = 0
+        self._rate = 1.0
+        self._advanced = False
+        self._dense_changed = False
+        self._dense_synced_us: int | None = None
+        self._window = Window()
+
+    @property
+    def positions(self) -> dict[int, int]:
+        """The next offset of each partition of the examples log."""
+        return dict(self._positions)
+
+    def train(self, block: pa.RecordBatch, partition: int, offset: int) -> BlockReport:
+        """Score and learn one block, the record at ``offset`` of the examples log; a repeated offset is skipped."""
+        if offset < self._positions.get(partition, 0):
+            return self._window.add(BlockReport(skipped=block.num_rows))
+        with self.store.lock, training_arithmetic():
+            report = self._train(block)
+        self._positions[partition] = offset + 1
+        self._advanced = True
+        return self._window.add(report)
+
+    def score(self, block: pa.RecordBatch) -> npt.NDArray[np.float32]:
+        """Logits [B] of a block's rows. Reads only: an id that is not in the store counts as a row of zeros."""
+        encoded = self._encoder.encode(block)
+        pooled = torch.from_numpy(self.store.lookup(TABLE, encoded.bags))
+        with torch.no_grad():
+            logits: Tensor = self.model(self._by_slot(pooled, block.num_rows), torch.from_numpy(encoded.numeric))
+        return logits.numpy()
+
+    def commit(self, now_us: int) -> tuple[list[SyncEvent], Metrics]:
+        """Make everything up to here durable; gives the events for serving and the metrics since the last commit.
+
+        Where nothing changed there is no commit and there are no events.
+        """
+        due = self._dense_synced_us is None or now_us - self._dense_synced_us >= self.config.store.dense_sync_every_us
+        publish = due and self._dense_changed
+        metrics = self._window.metrics(self._rate)
+        if not self._advanced and not publish:
+            return [], metrics
+        with self.store.lock:
+            self.store.expire(self._clock_s, EXPIRE_BUDGET)
+            events = self.store.commit(
+                self._positions,
+                dense.encode(self._dense.state()),
+                self._dense.values() if publish else None,
+                self._window.arrivals(),
+                now_us,
+                {"rate": self._rate},
+            )
+        if publish:
+            self._dense_synced_us, self._dense_changed = now_us, False
+        self._advanced = False
+        self._window = Window()
+        return events, metrics
+
+    def _train(self, block: pa.RecordBatch) -> BlockReport:
+        now_s = int(np.asarray(block.column("_decided")).max(initial=0)) // 1_000_000
+        self._clock_s = max(self._clock_s, now_s)
+        unseen = self.store.unseen(np.asarray(block.column("_key")), now_s)
+        wanted = np.ones(block.num_rows, bool)
+        if self.config.training.corrections == "skip":
+            wanted = np.asarray(block.column("_kind")) != CORRECTION
+        report = BlockReport(repeated=int((~unseen).sum()), passed_over=int((unseen & ~wanted).sum()))
+        kept = unseen & wanted
+        if not kept.any():
+            return report
+        return self._learn(block if kept.all() else block.filter(pa.array(kept)), now_s, report)
+
+    def _learn(self, block: pa.RecordBatch, now_s: int, report: BlockReport) -> BlockReport:
+        encoded = self._encoder.encode(block)
+        labels, weights = (np.array(block.column(name)) for name in (self._label, "_weight"))
+        pulled = self.store.pull(TABLE, encoded.bags, now_s)
+        pooled = self._by_slot(torch.from_numpy(pulled.pooled), block.num_rows).requires_grad_()
+        logits = self.model(pooled, torch.from_numpy(encoded.numeric))
+        loss = binary_cross_entropy_with_logits(
+            logits, torch.from_numpy(labels), torch.from_numpy(weights), reduction="sum"
+        )
+        self._dense.clear()
+        torch.autograd.backward(loss)
+        assert pooled.grad is not None
+        self.store.push(pulled, np.ascontiguousarray(pooled.grad.numpy().reshape(pulled.pooled.shape)))
+        self._dense.step()
+        self._dense_changed = True
+        self._rate = float(block.column("_rate")[-1].as_py())
+        corrections = self._window.observe(block, logits.detach().numpy(), labels, weights)
+        return replace(
+            report,
+            examples=block.num_rows,
+            corrections=corrections,
+            positives=int((labels > 0.5).sum()),
+            ids=len(encoded.bags.keys),
+            loss=loss.item(),
+        )
+
+    def _by_slot(self, pooled: Tensor, rows: int) -> Tensor:
+        return pooled.view(len(self.config.slots), rows, pooled.shape[1])

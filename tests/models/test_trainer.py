@@ -1,0 +1,261 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from monobeam.models.bridges import TABLE
+from monobeam.models.config import Config
+from monobeam.models.features import FeatureEncoder
+from monobeam.models.metrics import ScoreHistogram
+from monobeam.models.trainer import Trainer
+from monobeam.store.bags import Bags
+from monobeam.store.dense import decode
+from monobeam.store.memory import MemoryBackend
+from monobeam.store.store import Store
+from tests.models.plain_loop import PlainLoop
+from tests.models.streams import START_US, block, config
+
+SETTINGS = config(
+    ["user", "item", "tags"],
+    "dim = 4\nhidden = [8]\nseed = 3",
+    "sparse = { learning_rate = 0.1 }\ndense = { learning_rate = 0.01 }",
+    ["price"],
+)
+
+
+def stream(blocks: int, rows: int = 16, seed: int = 5) -> list[pa.RecordBatch]:
+    """Blocks whose ids repeat within rows, within blocks and over blocks."""
+    rng = np.random.default_rng(seed)
+    made = []
+    for number in range(blocks):
+        tags = [[f"t{t}" for t in rng.integers(0, 5, rng.integers(0, 4))] for _ in range(rows)]
+        columns = {
+            "user": [f"u{u}" for u in rng.integers(0, 20, rows)],
+            "item": rng.zipf(1.5, rows),
+            "tags": pa.array(tags, pa.list_(pa.string())),
+            "price": rng.normal(size=rows),
+        }
+        labels, weights = rng.random(rows) < 0.4, rng.choice([0.5, 1.0, 2.0], rows)
+        made.append(block(labels, columns, 1 + number * rows, weights=weights))
+    return made
+
+
+def parameters(trainer: Trainer, blocks: Sequence[pa.RecordBatch]) -> dict[str, np.ndarray]:
+    """All rows of the blocks' ids, and the dense weights with their optimizer state."""
+    keys = np.unique(np.concatenate([FeatureEncoder(trainer.config).encode(b).bags.keys for b in blocks]))
+    rows = trainer.store.lookup(TABLE, Bags(keys, np.arange(len(keys) + 1)))
+    trainer.commit(START_US)
+    state = trainer.store.dense()
+    assert state is not None
+    return {"keys": keys, "rows": rows} | dict(decode(state))
+
+
+def assert_equal(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> None:
+    assert one.keys() == other.keys()
+    for name in one:
+        assert np.array_equal(one[name], other[name]), name
+
+
+def opened(backend: MemoryBackend | None = None, config: Config = SETTINGS) -> Trainer:
+    return Trainer(config, Store(config.store_spec(), backend or MemoryBackend()))
+
+
+def trained(blocks: Sequence[pa.RecordBatch]) -> Trainer:
+    trainer = opened()
+    for offset, each in enumerate(blocks):
+        trainer.train(each, 0, offset)
+    return trainer
+
+
+def test_parameters_are_those_of_a_plain_torch_loop_bit_for_bit() -> None:
+    blocks = stream(300)
+    trainer, plain = trained(blocks), PlainLoop(SETTINGS)
+    for each in blocks:
+        plain.step(each)
+    got = parameters(trainer, blocks)
+    assert got["keys"].tolist() == sorted(plain.rows)
+    assert np.array_equal(got["rows"], torch.stack([plain.rows[key] for key in sorted(plain.rows)]).numpy())
+    for name, parameter in plain.model.named_parameters():
+        assert np.array_equal(got[f"weight/{name}"], parameter.detach().numpy()), name
+        assert np.array_equal(got[f"exp_avg_sq/{name}"], plain.adam.state[parameter]["exp_avg_sq"].numpy()), name
+
+
+BLOCKS = stream(12)
+WHOLE = parameters(trained(BLOCKS), BLOCKS)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.sampled_from(["commit", "crash", "on"]), min_size=len(BLOCKS), max_size=len(BLOCKS)))
+def test_commits_and_crashes_anywhere_change_nothing(happenings: list[str]) -> None:
+    backend = MemoryBackend()
+    trainer = opened(backend)
+    offset = 0
+    for number, happening in enumerate(happenings):
+        while offset <= number:
+            trainer.train(BLOCKS[offset], 0, offset)
+            offset += 1
+        if happening == "commit":
+            trainer.commit(START_US + number)
+        if happening == "crash":
+            trainer.store.close()
+            trainer = opened(backend)
+            offset = trainer.positions.get(0, 0)
+    for rest in range(offset, len(BLOCKS)):
+        trainer.train(BLOCKS[rest], 0, rest)
+    ids = sum(len(FeatureEncoder(SETTINGS).encode(each).bags.keys) for each in BLOCKS)
+    assert trainer.store.update_count_sum() == ids
+    assert_equal(parameters(trainer, BLOCKS), WHOLE)
+
+
+def test_records_that_come_again_change_nothing() -> None:
+    trainer = opened()
+    for offset, each in enumerate(BLOCKS):
+        trainer.train(each, 0, offset)
+        report = trainer.train(BLOCKS[offset // 2], 0, offset // 2)
+        assert (report.skipped, report.examples) == (BLOCKS[0].num_rows, 0)
+    assert_equal(parameters(trainer, BLOCKS), WHOLE)
+
+
+def test_examples_that_come_again_in_other_blocks_change_nothing() -> None:
+    trainer, offset = opened(), 0
+    for number, each in enumerate(BLOCKS):
+        previous = BLOCKS[max(number - 1, 0)].slice(3, 5)
+        parts = [each, previous] if number == 0 else [previous, each]
+        for again in (pa.Table.from_batches(parts).combine_chunks().to_batches()[0], previous):
+            report = trainer.train(again, 0, offset)
+            offset += 1
+            assert report.examples + report.repeated == again.num_rows
+    assert_equal(parameters(trainer, BLOCKS), WHOLE)
+
+
+def test_update_counts_count_ids() -> None:
+    trainer = opened()
+    reports = [trainer.train(each, 0, offset) for offset, each in enumerate(BLOCKS)]
+    assert sum(report.ids for report in reports) == trainer.store.update_count_sum() > 0
+    _, metrics = trainer.commit(START_US)
+    assert metrics["values"]["ids"] == trainer.store.update_count_sum()
+    assert metrics["values"]["examples"] == sum(each.num_rows for each in BLOCKS)
+
+
+def test_scores_are_made_before_learning() -> None:
+    first, again = trained(BLOCKS[:6]), trained(BLOCKS[:6])
+    expected = first.score(BLOCKS[6])
+    again.commit(START_US)
+    again.train(BLOCKS[6], 0, 6)
+    _, metrics = again.commit(START_US)
+    labels, weights = (np.asarray(BLOCKS[6].column(name)) for name in ("_label.like", "_weight"))
+    histogram = ScoreHistogram.from_arrays(metrics["arrays"])
+    # Ids that are new count as zeros for score() and as small initial values in training: within a bin or two.
+    assert histogram.log_loss() == pytest.approx(ScoreHistogram.of(expected, labels, weights).log_loss(), rel=0.02)
+    after = ScoreHistogram.of(again.score(BLOCKS[6]), labels, weights)
+    assert after.log_loss() < histogram.log_loss()
+
+
+def test_corrections_train_but_are_not_scored_and_can_be_passed_over() -> None:
+    late = block([1, 1, 0, 1], {"user": ["u1"] * 4, "item": [1] * 4}, kinds=[2, 0, 1, 2])
+    trainer = opened()
+    report = trainer.train(late, 0, 0)
+    assert (report.examples, report.corrections, report.passed_over) == (4, 2, 0)
+    _, metrics = trainer.commit(START_US)
+    assert ScoreHistogram.from_arrays(metrics["arrays"]).weight == 2
+    skipping = replace(SETTINGS, training=replace(SETTINGS.training, corrections="skip"))
+    report = opened(config=skipping).train(late, 0, 0)
+    assert (report.examples, report.corrections, report.passed_over) == (2, 0, 2)
+
+
+def test_a_commit_gives_events_once_and_dense_weights_at_their_own_pace() -> None:
+    settings = replace(SETTINGS, store=replace(SETTINGS.store, dense_sync_every_us=1_000_000))
+    trainer = opened(config=settings)
+    assert trainer.commit(START_US)[0] == []
+    dense = []
+    for number in range(4):
+        trainer.train(BLOCKS[number], 0, number)
+        (event,), _ = trainer.commit(START_US + number * 400_000)
+        dense.append(event.dense is not None)
+        assert len(event.tables[TABLE].keys) > 0
+        arrivals = np.asarray(BLOCKS[number].column("_arrival"))
+        assert event.arrivals.tolist() == arrivals[arrivals > 0].tolist()
+    assert dense == [True, False, False, True]
+    assert trainer.commit(START_US + 2_000_000)[0] == []
+
+
+def test_dense_weights_that_waited_are_published_without_new_examples() -> None:
+    settings = replace(SETTINGS, store=replace(SETTINGS.store, dense_sync_every_us=1_000_000))
+    trainer = opened(config=settings)
+    for number in range(2):
+        trainer.train(BLOCKS[number], 0, number)
+        trainer.commit(START_US + number)
+    (event,), _ = trainer.commit(START_US + 1_500_000)
+    assert event.dense is not None
+
+
+def test_blocks_of_nothing_new_move_the_position_on() -> None:
+    backend = MemoryBackend()
+    trainer = opened(backend)
+    trainer.train(BLOCKS[0], 3, 0)
+    trainer.train(BLOCKS[0], 3, 1)
+    trainer.train(BLOCKS[0].slice(0, 0), 3, 2)
+    trainer.commit(START_US)
+    trainer.store.close()
+    assert opened(backend).positions == {3: 3}
+
+
+def test_a_store_of_another_model_is_refused() -> None:
+    backend = MemoryBackend()
+    trainer = opened(backend)
+    trainer.train(BLOCKS[0], 0, 0)
+    trainer.commit(START_US)
+    trainer.store.close()
+    wider = replace(SETTINGS, model=replace(SETTINGS.model, hidden=(16,)))
+    with pytest.raises(ValueError, match=r"deep\.0\.weight.*\(8, 13\).*\(16, 13\)"):
+        opened(backend, wider)
+
+
+def planted(blocks: int, rows: int = 100) -> list[pa.RecordBatch]:
+    """Whether someone likes something depends on the pair alone: each of both on its own says nothing."""
+    rng = np.random.default_rng(11)
+    taste, theme = rng.normal(size=(30, 3)), rng.normal(size=(30, 3))
+    made = []
+    for number in range(blocks):
+        user, item = rng.integers(0, 30, (2, rows))
+        labels = rng.random(rows) < 1 / (1 + np.exp(-2 * (taste[user] * theme[item]).sum(1)))
+        made.append(block(labels, {"user": user, "item": item}, 1 + number * rows))
+    return made
+
+
+def progressive(kind: str, blocks: Sequence[pa.RecordBatch]) -> ScoreHistogram:
+    model = f'kind = "{kind}"\ndim = 4\nhidden = [16]\ninit_scale = 0.1'
+    trainer = opened(config=config(["user", "item"], model, "sparse = { learning_rate = 0.2 }"))
+    for offset, each in enumerate(blocks):
+        if offset == len(blocks) // 2:
+            trainer.commit(START_US)
+        trainer.train(each, 0, offset)
+    return ScoreHistogram.from_arrays(trainer.commit(START_US)[1]["arrays"])
+
+
+def test_deepfm_learns_what_logistic_regression_cannot() -> None:
+    blocks = planted(200)
+    lr, deepfm = (progressive(kind, blocks) for kind in ("lr", "deepfm"))
+    assert deepfm.auc() - lr.auc() > 0.15
+    assert 0.9 < deepfm.calibration() < 1.1
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adagrad", "adam"])
+def test_every_dense_optimizer_continues_where_it_was(optimizer: str) -> None:
+    settings = config(["user"], "dim = 2\nhidden = [4]", f'dense = {{ optimizer = "{optimizer}" }}')
+    backend = MemoryBackend()
+    straight, stopped = opened(config=settings), opened(backend, settings)
+    for number in range(6):
+        straight.train(BLOCKS[number], 0, number)
+        stopped.train(BLOCKS[number], 0, number)
+        stopped.commit(START_US + number)
+        stopped.store.close()
+        stopped = opened(backend, settings)
+    assert_equal(parameters(straight, BLOCKS[:6]), parameters(stopped, BLOCKS[:6]))
