@@ -1,0 +1,49 @@
+"""Join and train on the logs as they are now, in one bounded job: the same code, examples and parameters.
+
+With --until=T impressions that are not decided by T stay pending; a streaming run with --since=T takes over from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import StandardOptions
+
+from monobeam.pipelines.join import join_logs
+from monobeam.pipelines.options import MonobeamOptions, parse
+from monobeam.pipelines.run import quiet, run
+from monobeam.pipelines.train import train_log
+
+EXAMPLE = """example:
+  python -m monobeam.pipelines.backfill --config=model.toml --until=2026-01-31T00:00:00
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, int]:
+    """Entry point of ``python -m monobeam.pipelines.backfill``."""
+    quiet()
+    options, config = parse(argv, "backfill", __doc__ or "", EXAMPLE)
+    if options.view_as(StandardOptions).streaming:
+        raise SystemExit("backfill: a bounded run; leave out --streaming, or run monobeam.pipelines.online")
+    ours = options.view_as(MonobeamOptions)
+
+    def build(pipeline: beam.Pipeline) -> None:
+        appended = join_logs(pipeline, config, tailed=False, since_us=ours.since, until_us=ours.until)
+        partitions = (
+            appended
+            | "Written" >> beam.combiners.Count.Globally()
+            | "Partitions" >> beam.FlatMap(_partitions, config.join.shards)
+        )
+        train_log(partitions, config, tailed=False)
+
+    return run(build, options)
+
+
+def _partitions(written: int, shards: int) -> Iterator[int]:
+    """All partitions of the examples log, once everything is in it."""
+    yield from range(shards)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""Join impressions and actions into the examples log.
+
+impressions ─┐
+             ├─▶ read ─▶ join ─▶ examples
+actions ─────┘     └──────┴──▶ dead letters
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import StandardOptions
+
+from monobeam.logs import schemas
+from monobeam.logs.log import open_log
+from monobeam.models.config import Config
+from monobeam.pipelines.options import MonobeamOptions, parse
+from monobeam.pipelines.run import quiet, run
+from monobeam.transforms.append import AppendLog
+from monobeam.transforms.join import Join
+from monobeam.transforms.read import ReadLogs, Tail
+
+EXAMPLE = """example:
+  python -m monobeam.pipelines.join --config=model.toml --runner=PrismRunner --streaming
+"""
+
+
+def join_logs(root: Any, config: Config, *, tailed: bool, since_us: int | None, until_us: int | None) -> Any:
+    """Raw logs to the examples log; returns what was appended, ``(shard, offset, count)``."""
+    logs = config.logs
+    shards = config.join.shards
+    first_needed = None if since_us is None else since_us - config.join.window_us
+    tail = Tail(logs.disorder_us, logs.idle_after_us, logs.poll_every_us, first_needed)
+    raw = [("impressions", uri, _partitions(uri, logs.partitions)) for uri in logs.impressions]
+    raw += [("actions", uri, _partitions(uri, logs.partitions)) for uri in logs.actions]
+    settings = {shard: config.join_settings(shard, since_us, until_us) for shard in range(shards)}
+
+    read = root | "ReadLogs" >> ReadLogs(raw, shards, tail, tailed)
+    joined = read.blocks | "Join" >> Join(settings, config.join.cold, tailed)
+    letters = (read.dead_letters, joined.dead_letters) | "DeadLetters" >> beam.Flatten()
+    letters | "AppendDeadLetters" >> AppendLog(logs.dead_letters, schemas.DEAD_LETTERS)
+    joined.metrics | "AppendJoinMetrics" >> AppendLog(logs.metrics, schemas.METRICS)
+    return joined.examples | "AppendExamples" >> AppendLog(logs.examples, schemas.EXAMPLES)
+
+
+def _partitions(uri: str, expected: int) -> int:
+    """How many partitions to read: what is there, and at least what the configuration expects."""
+    return max([expected, *(number + 1 for number in open_log(uri).partitions())])
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, int]:
+    """Entry point of ``python -m monobeam.pipelines.join``."""
+    quiet()
+    options, config = parse(argv, "join", __doc__ or "", EXAMPLE)
+    ours = options.view_as(MonobeamOptions)
+    tailed = bool(options.view_as(StandardOptions).streaming)
+
+    def build(pipeline: beam.Pipeline) -> None:
+        join_logs(pipeline, config, tailed=tailed, since_us=ours.since, until_us=ours.until)
+
+    return run(build, options)
+
+
+if __name__ == "__main__":
+    main()

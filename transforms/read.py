@@ -1,0 +1,214 @@
+"""Read raw logs as keyed Arrow blocks, bounded or tailed (a splittable DoFn over the log interface)."""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import apache_beam as beam
+from apache_beam.io.watermark_estimators import ManualWatermarkEstimator
+from apache_beam.transforms.window import TimestampedValue
+from apache_beam.utils.timestamp import Duration, Timestamp
+
+from monobeam.join.shards import rejects_block, split
+from monobeam.logs import block, columns, schemas
+from monobeam.logs.columns import Reject
+from monobeam.logs.log import Chunk, clip
+from monobeam.logs.watermark import Watermark
+from monobeam.transforms import resources
+from monobeam.transforms.append import Run, run_of
+from monobeam.transforms.tracker import END_OF_TIME, Ranges, RangesTracker
+
+DEAD_LETTERS = "dead_letters"
+KeyedBlock = tuple[int, bytes]
+"""(join shard, Arrow block)."""
+
+_DECODERS = {"impressions": columns.impressions, "actions": columns.actions}
+
+
+class Partition(NamedTuple):
+    """One partition of one raw log, as a Beam element."""
+
+    kind: str
+    uri: str
+    number: int
+
+
+@dataclass(frozen=True)
+class Tail:
+    """How a log is followed; durations in microseconds."""
+
+    disorder_us: int
+    idle_after_us: int
+    poll_us: int
+    since_us: int | None = None
+
+
+@dataclass
+class ReadLogs(beam.PTransform[Any, Any]):
+    """Raw logs to blocks keyed by join shard.
+
+    Each log is ``(kind, uri, partitions)`` with kind ``impressions`` or ``actions``. With ``tailed`` the read goes on
+    for ever and event-time watermarks follow ``tail``; otherwise it ends where the log ends when the read starts.
+    Partitions are dealt out to ``readers``, each of which is one bundle at a time.
+    Main output: ``KeyedBlock``. Output ``dead_letters``: ``Run`` of records that could not be decoded.
+    """
+
+    logs: Sequence[tuple[str, str, int]]
+    shards: int
+    tail: Tail
+    tailed: bool
+    readers: int = 1
+
+    def expand(self, root: beam.pvalue.PBegin) -> Any:
+        """Wire the readers."""
+        partitions = [Partition(kind, uri, number) for kind, uri, count in self.logs for number in range(count)]
+        hands = [tuple(partitions[first :: self.readers]) for first in range(min(self.readers, len(partitions)))]
+        reader = _TailPartitions(self.shards, self.tail) if self.tailed else _ReadPartitions(self.shards, self.tail)
+        return (
+            root
+            | "Impulse" >> beam.Impulse()
+            | "Partitions" >> beam.FlatMap(lambda _: hands).with_output_types(tuple[Partition, ...])
+            | "Read" >> beam.ParDo(reader).with_output_types(KeyedBlock).with_outputs(DEAD_LETTERS, main="blocks")
+        )
+
+
+# Of this process, because a partition's reader may be another DoFn instance at each checkpoint.
+_lock = threading.Lock()
+_watermarks: dict[tuple[str, Partition], Watermark] = {}
+
+
+class _Reader(beam.DoFn, beam.transforms.core.RestrictionProvider):
+    """Moves chunks from logs to blocks; what it knows of a partition's progress is the watermark alone."""
+
+    MAX_RECORDS = 4096
+    TAILED = False
+
+    def __init__(self, shards: int, tail: Tail) -> None:
+        self._shards = shards
+        self._tail = tail
+        self._job = uuid.uuid4().hex
+
+    def initial_restriction(self, partitions: tuple[Partition, ...]) -> Ranges:
+        starts = tuple(self._start(partition) for partition in partitions)
+        if self.TAILED:
+            return Ranges(starts, (END_OF_TIME,) * len(partitions))
+        return Ranges(starts, tuple(max(s, _end(p)) for s, p in zip(starts, partitions, strict=True)))
+
+    def create_tracker(self, restriction: Ranges) -> RangesTracker:
+        return RangesTracker(restriction)
+
+    def restriction_size(self, partitions: tuple[Partition, ...], restriction: Ranges) -> int:
+        ends = map(_end, partitions)
+        bounds = zip(restriction.starts, restriction.stops, ends, strict=True)
+        return sum(max(0, min(stop, end) - start) for start, stop, end in bounds)
+
+    def _start(self, partition: Partition) -> int:
+        if self._tail.since_us is None:
+            return 0
+        log = resources.reader(partition.uri, partition.number)
+        return log.offset_for_time(partition.number, self._tail.since_us, self._tail.disorder_us)
+
+    def _read(
+        self, partitions: tuple[Partition, ...], tracker: Any, estimator: Any, deadline: float
+    ) -> Iterator[TimestampedValue | beam.pvalue.TaggedOutput]:
+        """Claim and emit chunks until the ranges or what is there now ends, or the deadline passes."""
+        ranges = tracker.current_restriction()
+        for index, partition in enumerate(partitions):
+            log = resources.reader(partition.uri, partition.number)
+            offset, stop = ranges.starts[index], ranges.stops[index]
+            while offset < stop:
+                chunks = log.read(partition.number, offset, min(self.MAX_RECORDS, stop - offset))
+                if not chunks or not tracker.try_claim((index, min(chunks[-1].end, stop))):
+                    break
+                yield from self._emit(partition, [clip(chunk, offset, stop) for chunk in chunks], estimator)
+                offset = chunks[-1].end
+                if time.monotonic() > deadline:
+                    break
+
+    def _emit(self, partition: Partition, chunks: Sequence[Chunk], estimator: Any) -> Iterator[Any]:
+        now_us = time.time_ns() // 1000
+        watermark = self._watermark(partition, estimator)
+        for chunk in chunks:
+            decoded = _DECODERS[partition.kind](chunk, partition.uri, now_us)
+            times = decoded.batch.column("_time").to_numpy()
+            watermark.observe(int(times.max()) if len(times) else 0, now_us)
+            stamp = Timestamp(micros=int(times.min()) if len(times) else watermark.at(now_us))
+            for reject in decoded.rejects:
+                yield beam.pvalue.TaggedOutput(DEAD_LETTERS, _dead_letter(partition.uri, reject, now_us))
+            if decoded.rejects:
+                count = sum(reject.count for reject in decoded.rejects)
+                shard = partition.number % self._shards
+                lost = rejects_block(partition.kind, count, partition.uri, partition.number, chunk.offset)
+                yield TimestampedValue((shard, block.encode(lost)), stamp)
+            for shard, part in split(decoded.batch, self._shards):
+                yield TimestampedValue((shard, block.encode(part)), stamp)
+
+    def _watermark(self, partition: Partition, estimator: Any) -> Watermark:
+        with _lock:
+            watermark = _watermarks.get((self._job, partition))
+            if watermark is None:
+                resumed = estimator.current_watermark()
+                reached = 0 if resumed is None else resumed.micros
+                watermark = Watermark(self._tail.disorder_us, self._tail.idle_after_us, reached)
+                _watermarks[self._job, partition] = watermark
+            return watermark
+
+    def _advance(self, partitions: tuple[Partition, ...], estimator: Any) -> None:
+        """Tell the runner how far event time has come: as far as in the partition that is furthest behind."""
+        now_us = time.time_ns() // 1000
+        reached = Timestamp(micros=min(self._watermark(partition, estimator).at(now_us) for partition in partitions))
+        current = estimator.current_watermark()
+        if current is None or reached > current:
+            estimator.set_watermark(reached)
+
+
+class _ReadPartitions(_Reader):
+    """Reads partitions to the ends that they had when the read began."""
+
+    def process(
+        self,
+        partitions: tuple[Partition, ...],
+        tracker: Any = beam.DoFn.RestrictionParam(),
+        estimator: Any = beam.DoFn.WatermarkEstimatorParam(ManualWatermarkEstimator.default_provider()),
+    ) -> Iterator[Any]:
+        yield from self._read(partitions, tracker, estimator, deadline=float("inf"))
+
+
+class _TailPartitions(_Reader):
+    """Follows partitions for ever; checkpoints itself so that bundles stay short."""
+
+    TAILED = True
+    MAX_SECONDS = 0.5
+
+    @beam.DoFn.unbounded_per_element()
+    def process(
+        self,
+        partitions: tuple[Partition, ...],
+        tracker: Any = beam.DoFn.RestrictionParam(),
+        estimator: Any = beam.DoFn.WatermarkEstimatorParam(ManualWatermarkEstimator.default_provider()),
+    ) -> Iterator[Any]:
+        yield from self._read(partitions, tracker, estimator, time.monotonic() + self.MAX_SECONDS)
+        self._advance(partitions, estimator)
+        tracker.defer_remainder(Duration(micros=self._tail.poll_us))
+
+
+def _end(partition: Partition) -> int:
+    return resources.reader(partition.uri, partition.number).end(partition.number)
+
+
+def _dead_letter(uri: str, reject: Reject, now_us: int) -> Run:
+    record = {
+        "log": uri,
+        "partition": reject.partition,
+        "offset": reject.offset,
+        "count": reject.count,
+        "reason": reject.reason,
+        "time": now_us,
+        "payload": reject.payload,
+    }
+    return run_of(0, schemas.DEAD_LETTERS, record)

@@ -1,0 +1,46 @@
+"""Open logs of this worker process, shared by all instances of a DoFn.
+
+Runners create several instances of a DoFn and drop idle ones, while a log partition has one appender and its
+readers remember how far they have scanned. So they live here, one per process, and never on ``self``.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+from monobeam.logs.log import Appender, Log, open_log
+
+_lock = threading.RLock()
+_logs: dict[tuple[str, int], Log] = {}
+_appenders: dict[tuple[str, int], Appender] = {}
+
+
+def reader(uri: str, partition: int) -> Log:
+    """The log at ``uri``, as read by the one reader of ``partition`` in this process."""
+    with _lock:
+        log = _logs.get((uri, partition))
+        if log is None:
+            log = _logs[uri, partition] = open_log(uri)
+        return log
+
+
+def append(uri: str, schema: str, partition: int, count: int, payload: bytes) -> int:
+    """Append ``count`` encoded datums; returns the offset of the first once they are durable."""
+    with _lock:
+        appender = _appenders.get((uri, partition))
+        if appender is None:
+            parsed: Mapping[str, Any] = json.loads(schema)
+            appender = _appenders[uri, partition] = open_log(uri).appender(partition, dict(parsed))
+        return appender.append_payload(count, payload)
+
+
+def close_all() -> None:
+    """Close every appender of this process (the end of a pipeline, or of a test)."""
+    with _lock:
+        for appender in _appenders.values():
+            appender.close()
+        _appenders.clear()
+        _logs.clear()

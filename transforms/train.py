@@ -1,0 +1,187 @@
+"""Train on the examples log, each example exactly once (DESIGN 8).
+
+The trainer is its own reader: for every partition of the examples log a splittable DoFn seeks to the position that
+the store's last commit includes, whatever the runner's checkpoint says, trains in log order, and ends its bundle only
+after the next commit. So the order of training is the order of the log, and a crash costs a replay of what was not
+committed, never an example.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.metrics import Metrics
+from apache_beam.utils.timestamp import Duration
+
+from monobeam.logs import block, schemas
+from monobeam.logs.log import records
+from monobeam.models.config import Config
+from monobeam.models.trainer import Trainer
+from monobeam.store import sync
+from monobeam.store.backend import open_backend
+from monobeam.store.store import Store
+from monobeam.transforms import resources
+from monobeam.transforms.append import Run, run_of
+from monobeam.transforms.tracker import END_OF_TIME, Ranges, RangesTracker
+
+METRICS = "metrics"
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """What a training step needs besides the model: addresses, and how often to commit (microseconds)."""
+
+    config: Config
+    examples: str
+    store: str
+    commit_every_us: int
+    poll_us: int
+
+
+@dataclass
+class ExamplePartitions(beam.PTransform[Any, Any]):
+    """The numbers of the examples log's partitions, from the start of the job."""
+
+    count: int
+
+    def expand(self, root: beam.pvalue.PBegin) -> beam.PCollection[int]:
+        """Wire an impulse to the numbers."""
+        return (
+            root
+            | "Impulse" >> beam.Impulse()
+            | "Numbers" >> beam.FlatMap(lambda _: range(self.count)).with_output_types(int)
+        )
+
+
+@dataclass
+class Train(beam.PTransform[Any, Any]):
+    """Partitions of the examples log to sync events.
+
+    Input: partition numbers. Main output: ``Run`` for the sync log (partition = shard), one per shard and commit.
+    Output ``metrics``: ``Run`` of training metrics. With ``tailed`` it follows the log, otherwise it ends where the log
+    ends when the step begins.
+    """
+
+    settings: TrainSettings
+    tailed: bool
+
+    def expand(self, partitions: beam.PCollection[int]) -> Any:
+        """Wire the one reader."""
+        trainer = _TailExamples(self.settings) if self.tailed else _ReadExamples(self.settings)
+        return partitions | "Examples" >> beam.ParDo(trainer).with_output_types(Run).with_outputs(METRICS, main="sync")
+
+
+_lock = threading.Lock()
+_trainers: dict[str, Trainer] = {}
+
+
+def _trainer(settings: TrainSettings) -> Trainer:
+    """The trainer of this process on the store: one, whatever the number of partitions and DoFn instances."""
+    with _lock:
+        if settings.store not in _trainers:
+            store = Store(settings.config.store_spec(), open_backend(settings.store))
+            _trainers[settings.store] = Trainer(settings.config, store)
+        return _trainers[settings.store]
+
+
+def _position(trainer: Trainer, partition: int) -> int:
+    """Offset of the next block of the partition to train on."""
+    return trainer.positions.get(partition, 0)
+
+
+def close_all() -> None:
+    """Close the stores of this process without a commit (the end of a pipeline, or of a test)."""
+    with _lock:
+        for trainer in _trainers.values():
+            trainer.store.close()
+        _trainers.clear()
+
+
+class _Examples(beam.DoFn, beam.transforms.core.RestrictionProvider):
+    MAX_BLOCKS = 64
+    TAILED = False
+
+    def __init__(self, settings: TrainSettings) -> None:
+        self._settings = settings
+
+    def initial_restriction(self, partition: int) -> Ranges:
+        end = resources.reader(self._settings.examples, partition).end(partition)
+        return Ranges((0,), (END_OF_TIME if self.TAILED else end,))
+
+    def create_tracker(self, restriction: Ranges) -> RangesTracker:
+        return RangesTracker(restriction)
+
+    def restriction_size(self, partition: int, restriction: Ranges) -> int:
+        end = resources.reader(self._settings.examples, partition).end(partition)
+        return max(0, min(restriction.stops[0], end) - restriction.starts[0])
+
+    def _train(self, partition: int, stop: int) -> Iterator[Any]:
+        """Train on what the log holds from the store's position on, up to one commit; emit what it changed."""
+        trainer = _trainer(self._settings)
+        log = resources.reader(self._settings.examples, partition)
+        deadline = time.monotonic() + self._settings.commit_every_us / 1e6
+        trained = False
+        with trainer.store.lock:
+            offset = _position(trainer, partition)
+            while offset < stop and time.monotonic() < deadline:
+                chunks = log.read(partition, offset, min(self.MAX_BLOCKS, stop - offset))
+                for record in records(chunks):
+                    report = trainer.train(block.decode(record["block"]), partition, offset)
+                    Metrics.counter("monobeam.train", "examples").inc(report.examples)
+                    Metrics.counter("monobeam.train", "skipped").inc(report.skipped)
+                    offset += 1
+                    trained = True
+                if not chunks:
+                    break
+            if trained:
+                yield from self._commit(trainer, partition)
+
+    def _commit(self, trainer: Trainer, partition: int) -> Iterator[Any]:
+        started = time.monotonic()
+        now_us = time.time_ns() // 1000
+        events, metrics = trainer.commit(now_us)
+        for event in events:
+            yield run_of(event.shard, sync.SYNC, event.to_record())
+        commit_ms = (time.monotonic() - started) * 1e3
+        Metrics.distribution("monobeam.train", "commit_us").update(int(commit_ms * 1e3))
+        record = {
+            "component": "train",
+            "key": str(partition),
+            "position": _position(trainer, partition),
+            "time": now_us,
+            "values": metrics["values"] | {"commit_ms": commit_ms},
+            "arrays": metrics["arrays"],
+        }
+        yield beam.pvalue.TaggedOutput(METRICS, run_of(0, schemas.METRICS, record))
+
+
+class _ReadExamples(_Examples):
+    """Trains to the end that the log had when the step began."""
+
+    def process(self, partition: int, tracker: Any = beam.DoFn.RestrictionParam()) -> Iterator[Any]:
+        (stop,) = tracker.current_restriction().stops
+        while (offset := _position(_trainer(self._settings), partition)) < stop:
+            yield from self._train(partition, stop)
+            if _position(_trainer(self._settings), partition) == offset:
+                raise OSError(
+                    f"{self._settings.examples}: partition {partition} ended at {offset}, {stop} was promised"
+                )
+        tracker.try_claim((0, stop))
+
+
+class _TailExamples(_Examples):
+    """Follows the log for ever; the claims mark progress for the runner, the store's position is what counts."""
+
+    TAILED = True
+
+    @beam.DoFn.unbounded_per_element()
+    def process(self, partition: int, tracker: Any = beam.DoFn.RestrictionParam()) -> Iterator[Any]:
+        yield from self._train(partition, END_OF_TIME)
+        reached = _position(_trainer(self._settings), partition)
+        tracker.try_claim((0, reached))
+        tracker.defer_remainder(Duration(micros=self._settings.poll_us))
