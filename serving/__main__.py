@@ -1,0 +1,187 @@
+"""``python -m monobeam.serving``: serve a model over HTTP while it learns."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import logging
+import signal
+import socket
+import sys
+import time
+from collections.abc import Sequence
+
+import uvicorn
+
+from monobeam.models import config as model_config
+from monobeam.serving.app import create_app
+from monobeam.serving.service import Service, ServiceOptions
+
+SWITCH_INTERVAL_S = 0.0005
+GRACE_S = 5
+MAX_CONNECTIONS = 1024
+
+DESCRIPTION = """\
+Ranks candidates over HTTP with a model that is being trained. Loads the parameter store once, then follows the sync
+log; answers all along, also while the store or the log is away. What it shows goes to the served log, as impressions to
+train on.
+"""
+EPILOG = """\
+  POST /rank        {"request_id"?, "features": {...}, "candidates": [{...}, ...], "top_k"?, "log"?}
+  GET  /            the live page              GET /stats.json   its figures
+  GET  /health      200 while the process is up
+  GET  /ready       200 once a trained model is loaded
+  GET  /metrics     for Prometheus
+
+Addresses are file:DIRECTORY for logs and lmdb:DIRECTORY for the store. Those that are not given are taken from
+--config.
+"""
+
+
+class Server(uvicorn.Server):
+    """Says where it listens, once it does."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, then announce the address in one line on standard output."""
+        await super().startup(sockets)
+        if sockets and not self.should_exit:
+            host, port = sockets[0].getsockname()[:2]
+            sys.stdout.write(f"serving on http://{f'[{host}]' if ':' in host else host}:{port}\n")
+            sys.stdout.flush()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve until SIGTERM or SIGINT."""
+    options = parser().parse_args(arguments)
+    logging.basicConfig(level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        config = model_config.load(options.config)
+    except (OSError, model_config.ConfigError) as error:
+        return _refuse(f"--config: {error}")
+    try:
+        listening = _listen(options.host, options.port)
+    except OSError as error:
+        return _refuse(f"--host {options.host} --port {options.port}: {error}")
+    service = Service(config, _service_options(options, config), now_us=lambda: time.time_ns() // 1000)
+    # The follower works in Python beside the requests; with the default of 5 ms it could hold a request up for as long.
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    # uvicorn drains, then raises the signal again for the handler from before; to have drained is to have ended well.
+    for ending in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(ending, lambda *_: None)
+    # What is loaded now stays: without it a full collection walks all of torch's objects, for tens of milliseconds.
+    gc.collect()
+    gc.freeze()
+    Server(_uvicorn_config(service, options.log_level)).run(sockets=[listening])
+    gc.unfreeze()
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    result = argparse.ArgumentParser(
+        prog="python -m monobeam.serving",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    result.add_argument("--config", required=True, metavar="FILE", help="the model's TOML file")
+    result.add_argument("--store", metavar="URI", help="the parameter store to load and to catch up from")
+    result.add_argument("--sync", metavar="URI", help="the sync log to follow")
+    result.add_argument(
+        "--served", metavar="URI", help="the log to write what is shown to; without it nothing is logged"
+    )
+    result.add_argument("--metrics", metavar="URI", help="the metrics log of the pipelines, for the live page")
+    result.add_argument(
+        "--partition",
+        type=_at_least(0),
+        default=0,
+        metavar="N",
+        help="partition of the served log; one per server (default: %(default)s)",
+    )
+    result.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine only)"
+    )
+    result.add_argument(
+        "--port",
+        type=_at_least(0),
+        default=8080,
+        help="port to listen on; 0 takes a free one and prints it (default: %(default)s)",
+    )
+    result.add_argument(
+        "--max-candidates",
+        type=_at_least(1),
+        default=1000,
+        metavar="N",
+        help="most candidates of a request (default: %(default)s)",
+    )
+    result.add_argument(
+        "--max-body",
+        type=_at_least(1),
+        default=4 << 20,
+        metavar="BYTES",
+        help="largest body of a request (default: %(default)s)",
+    )
+    result.add_argument(
+        "--max-waiting",
+        type=_at_least(1),
+        default=64,
+        metavar="N",
+        help="most requests under way; others get 503 (default: %(default)s)",
+    )
+    result.add_argument(
+        "--log-level", choices=["debug", "info", "warning", "error"], default="warning", help="(default: %(default)s)"
+    )
+    return result
+
+
+def _uvicorn_config(service: Service, log_level: str) -> uvicorn.Config:
+    return uvicorn.Config(
+        create_app(service),
+        log_config=None,
+        log_level=log_level,
+        access_log=False,
+        limit_concurrency=MAX_CONNECTIONS,
+        timeout_graceful_shutdown=GRACE_S,
+    )
+
+
+def _service_options(options: argparse.Namespace, config: model_config.Config) -> ServiceOptions:
+    return ServiceOptions(
+        store=options.store or config.store.uri,
+        sync=options.sync or config.logs.sync,
+        served=options.served,
+        metrics=options.metrics or config.logs.metrics,
+        impressions=config.logs.impressions,
+        partition=options.partition,
+        max_candidates=options.max_candidates,
+        max_body_bytes=options.max_body,
+        max_waiting=options.max_waiting,
+    )
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    listening = socket.socket(family, kind, protocol)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listening.bind(address)
+    return listening
+
+
+def _at_least(low: int) -> type[int]:
+    def whole(text: str) -> int:
+        value = int(text)
+        if value < low:
+            raise argparse.ArgumentTypeError(f"{value}: must be {low} or more")
+        return value
+
+    whole.__name__ = f"whole number of {low} or more,"
+    return whole  # type: ignore[return-value]
+
+
+def _refuse(message: str) -> int:
+    sys.stderr.write(f"{message}\n")
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

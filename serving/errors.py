@@ -1,0 +1,57 @@
+"""What can go wrong with a request; every class knows its HTTP status.
+
+The way of a request: bytes -> JSON (``TooLarge``, ``NotJson``) -> valid request (``InvalidRequest``) -> answer
+(``Overloaded``, ``NotReady``). The message of each of these goes to the client, so it quotes what the client sent and
+nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+QUOTED_CHARACTERS = 80
+
+
+class ServingError(Exception):
+    """An answer that is not a ranking; ``status`` is its HTTP status."""
+
+    status = 500
+    headers: Mapping[str, str] = {}
+
+
+class NotJson(ServingError):  # noqa: N818 - reads as what it says
+    """The body is no JSON text."""
+
+    status = 400
+
+
+class TooLarge(ServingError):  # noqa: N818
+    """The body is larger than the server reads."""
+
+    status = 413
+
+
+class InvalidRequest(ServingError):  # noqa: N818
+    """JSON that is no valid request."""
+
+    status = 422
+
+
+class Overloaded(ServingError):  # noqa: N818
+    """More requests wait than the queue holds; the client may come back."""
+
+    status = 503
+    headers: Mapping[str, str] = {"Retry-After": "1"}
+
+
+class NotReady(ServingError):  # noqa: N818
+    """Nothing has been loaded from the store yet."""
+
+    status = 503
+    headers: Mapping[str, str] = {"Retry-After": "1"}
+
+
+def quote(value: object) -> str:
+    """A value as a message quotes it: never longer than a line."""
+    text = repr(value)
+    return text if len(text) <= QUOTED_CHARACTERS else f"{text[:QUOTED_CHARACTERS]}..."

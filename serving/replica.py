@@ -1,0 +1,230 @@
+"""The serving side's copy of a parameter store: loads it once, then applies sync events while lookups go on.
+
+Who does what: one thread (the follower) loads and applies; any thread looks up. Nothing here blocks a lookup: the
+native table takes writes in small slices, and dense weights are one immutable object that is swapped by reference.
+
+The state is a function of the store's commits alone. An event holds values, not differences, so applying one twice
+changes nothing; one that does not follow the replica's epoch shows a gap, and the replica reads what it missed from
+the store.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from monobeam.models.config import Config
+from monobeam.models.deepfm import build
+from monobeam.native import Table
+from monobeam.store import dense as dense_values
+from monobeam.store.backend import Backend, Changed
+from monobeam.store.bags import Keys, shard_of
+from monobeam.store.changes import Change, values_of
+from monobeam.store.manifest import Manifest
+from monobeam.store.spec import TableSpec
+from monobeam.store.sync import SyncEvent
+
+_LOGGER = logging.getLogger(__name__)
+
+
+class SyncError(RuntimeError):
+    """An event or a store that belongs to another model."""
+
+
+@dataclass(frozen=True)
+class Dense:
+    """Dense weights in use, immutable once built. ``rate``: of negative sampling; version 0 is untrained."""
+
+    module: nn.Module
+    version: int
+    rate: float
+
+
+@dataclass
+class ShardReplica:
+    """Where the copy of one shard stands, and what happened to it: counts of events, rows written, rows deleted."""
+
+    index: int
+    epoch: int = 0
+    events: int = 0
+    skipped: int = 0  # events that brought nothing new
+    gaps: int = 0  # times that something was missing and was read from the store
+    rows: int = 0
+    deletes: int = 0
+
+
+class Replica:
+    """The copy of all shards of one model."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        spec = config.store_spec()
+        self._dims = {table.name: table.dim for table in spec.tables}
+        self.tables: Mapping[str, Table] = {table.name: _table(table) for table in spec.tables}
+        self.shards = tuple(ShardReplica(index) for index in range(spec.shards))
+        self.dense = Dense(build(config).eval().requires_grad_(False), 0, config.join.negative_rate)
+        self.loaded = False  # the store has been read once, even if it held no commit yet
+        self.error: str | None = None  # why nothing new can be had at the moment
+        self.lag_ms = 0  # by how much the store was ahead when it was last asked: epochs are milliseconds
+        self._current_us: int | None = None  # time of the commit that this state is
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the shard that is furthest behind."""
+        return min(shard.epoch for shard in self.shards)
+
+    @property
+    def rows(self) -> int:
+        """Rows in all tables."""
+        return sum(len(table) for table in self.tables.values())
+
+    @property
+    def memory_bytes(self) -> int:
+        """Memory of all tables."""
+        return sum(table.memory_bytes for table in self.tables.values())
+
+    def staleness_ms(self, now_us: int) -> float | None:
+        """Age of the newest commit in this state; None before the first."""
+        return None if self._current_us is None else max(0.0, (now_us - self._current_us) / 1000)
+
+    def load(self, backend: Backend) -> None:
+        """Take over everything that the store's last commit holds; without a commit the model stays untrained."""
+        for shard in self.shards:
+            loaded = backend.load(shard.index)
+            for block in loaded.blocks:
+                self._write(block.table, block.keys, values_of(block.rows, self._dims[block.table]))
+                shard.rows += len(block.keys)
+            if loaded.manifest is not None:
+                shard.epoch = loaded.manifest.epochs[shard.index]
+                self._commit_seen(loaded.manifest.time_us)
+        self._load_dense(backend)
+        self.loaded = True
+
+    def apply(self, event: SyncEvent, backend: Backend | None) -> bool:
+        """Apply one event; whether it brought something new.
+
+        On a gap the store is read up to its last commit, which includes this event; without a store (None) that raises
+        SyncError and leaves everything as it is, so that the event can be applied later.
+        """
+        shard = self._shard(event)
+        if event.epoch <= shard.epoch:
+            shard.skipped += 1
+            return False
+        if event.previous_epoch != shard.epoch:
+            _LOGGER.warning(
+                "shard %d: gap: event %d follows %d, but the replica is at %d; reading the store",
+                shard.index,
+                event.epoch,
+                event.previous_epoch,
+                shard.epoch,
+            )
+            self.catch_up(shard.index, backend)
+        else:
+            for name, change in event.tables.items():
+                self._change(shard, name, change.keys, change.values, change.deletes)
+            shard.epoch = event.epoch
+            self._commit_seen(event.time_us)
+        self._apply_dense(event, backend)
+        shard.events += 1
+        return True
+
+    def catch_up(self, index: int, backend: Backend | None) -> None:
+        """Read from the store what changed in a shard since its epoch here."""
+        shard = self.shards[index]
+        if backend is None:
+            raise SyncError(
+                f"shard {index}: epochs after {shard.epoch} are missing, and there is no store to read them from"
+            )
+        changed = backend.changed(index, shard.epoch)
+        if changed is None:
+            raise SyncError(f"shard {index}: the store holds no commit, but the replica is at epoch {shard.epoch}")
+        for name, change in changed.tables.items():
+            self._change(shard, name, change.keys, values_of(change.rows, self._dims[name]), change.deletes)
+        if changed.complete:
+            self._drop_others(shard, changed)
+        shard.epoch = changed.epoch
+        shard.gaps += 1
+        self._commit_seen(changed.manifest.time_us)
+        self._load_dense(backend)
+
+    def ahead(self, backend: Backend) -> dict[int, int]:
+        """By how much (epochs are milliseconds) the store is ahead, for every shard where it is."""
+        manifest = backend.manifest()
+        if manifest is None:
+            return {}
+        self._take_rate(manifest)
+        pairs = zip(self.shards, manifest.epochs, strict=True)
+        ahead = {shard.index: epoch - shard.epoch for shard, epoch in pairs if epoch > shard.epoch}
+        self.lag_ms = max(ahead.values(), default=0)
+        return ahead
+
+    def _shard(self, event: SyncEvent) -> ShardReplica:
+        if event.model != self._config.model.name:
+            raise SyncError(f"event of model {event.model!r}: this is {self._config.model.name!r}")
+        if not 0 <= event.shard < len(self.shards):
+            raise SyncError(f"event of shard {event.shard}: this replica has shards 0 to {len(self.shards) - 1}")
+        return self.shards[event.shard]
+
+    def _change(
+        self, shard: ShardReplica, name: str, keys: Keys, values: npt.NDArray[np.float32], deletes: Keys
+    ) -> None:
+        self._write(name, keys, values)
+        if len(deletes):
+            shard.deletes += self.tables[name].erase(deletes)
+        shard.rows += len(keys)
+
+    def _write(self, name: str, keys: Keys, values: npt.NDArray[np.float32]) -> None:
+        if len(keys):
+            self.tables[name].import_values(np.ascontiguousarray(keys), np.ascontiguousarray(values, np.float32))
+
+    def _drop_others(self, shard: ShardReplica, changed: Changed) -> None:
+        """The store gave everything it has of a shard: what else is here is gone there."""
+        for name, table in self.tables.items():
+            here = table.keys()
+            here = here[shard_of(here, len(self.shards)) == shard.index]
+            change: Change | None = changed.tables.get(name)
+            gone = here if change is None else np.setdiff1d(here, change.keys)
+            if len(gone):
+                shard.deletes += table.erase(gone)
+
+    def _apply_dense(self, event: SyncEvent, backend: Backend | None) -> None:
+        if event.dense_version <= self.dense.version:
+            return
+        if event.dense is not None:
+            self._swap_dense(event.dense, event.dense_version)
+        elif backend is not None:  # the event that brought them was missed
+            self._load_dense(backend)
+
+    def _load_dense(self, backend: Backend) -> None:
+        stored, manifest = backend.dense_values(), backend.manifest()
+        if stored is not None and stored.version > self.dense.version:
+            self._swap_dense(stored.values, stored.version)
+        if manifest is not None:
+            self._take_rate(manifest)
+
+    def _take_rate(self, manifest: Manifest) -> None:
+        """The rate of the examples that were trained on last; until a commit says it, that of the configuration."""
+        rate = float(manifest.meta.get("rate", self.dense.rate))
+        if rate != self.dense.rate:
+            self.dense = replace(self.dense, rate=rate)
+
+    def _swap_dense(self, values: bytes, version: int) -> None:
+        """Build the module aside, then swap: an answer sees the old weights or the new, never a mixture."""
+        module = build(self._config).eval().requires_grad_(False)
+        arrays = {name: torch.from_numpy(np.array(array)) for name, array in dense_values.decode(values).items()}
+        module.load_state_dict(arrays)
+        self.dense = Dense(module, version, self.dense.rate)
+
+    def _commit_seen(self, time_us: int) -> None:
+        self._current_us = max(self._current_us or 0, time_us)
+
+
+def _table(spec: TableSpec) -> Table:
+    """A table of embeddings alone: plain sgd keeps no state beside them."""
+    return Table(dim=spec.dim, optimizer="sgd", hyper={}, seed=spec.seed, init_scale=spec.init_scale)

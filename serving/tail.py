@@ -1,0 +1,46 @@
+"""Reads a log as it grows: all of its partitions, each in order."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from monobeam.logs.log import Chunk, Log, records
+
+_LOGGER = logging.getLogger(__name__)
+MAX_RECORDS = 256
+
+
+class Tail:
+    """Follows a log from the given offsets (partitions that are not named: from their beginning)."""
+
+    def __init__(self, log: Log, offsets: Mapping[int, int] | None = None) -> None:
+        self._log = log
+        self._offsets = dict(offsets or {})
+
+    @staticmethod
+    def ends(log: Log) -> dict[int, int]:
+        """The offset after the last record of every partition: where to start for what comes from now on."""
+        return {partition: log.end(partition) for partition in log.partitions()}
+
+    def new(self) -> Iterator[Mapping[str, Any]]:
+        """Some new records. One counts as read when the next is asked for: where its reader fails, it comes again.
+
+        What cannot be decoded is passed over, up to the next record that was written on its own.
+        """
+        for partition in self._log.partitions():
+            for chunk in self._log.read(partition, self._offsets.get(partition, 0), MAX_RECORDS):
+                for part, _ in chunk.split():
+                    yield from self._of(part)
+
+    def _of(self, part: Chunk) -> Iterator[Mapping[str, Any]]:
+        try:
+            decoded = records([part])
+        except ValueError as error:
+            _LOGGER.warning("%s: %d records passed over: %s", self._log.uri, part.count, error)
+            decoded = []
+        for place, record in enumerate(decoded):
+            yield record
+            self._offsets[part.partition] = part.offset + place + 1
+        self._offsets[part.partition] = part.end
