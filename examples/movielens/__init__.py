@@ -1,0 +1,1 @@
+"""MovieLens as live traffic: the demo."""

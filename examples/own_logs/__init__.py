@@ -1,0 +1,1 @@
+"""A recommender from two logs of one's own."""

@@ -1,0 +1,211 @@
+"""Runs of the real pipelines as processes over logs in a folder, and what they left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from monobeam.logs import block
+from monobeam.logs.log import open_log, records
+from monobeam.models.config import Config, load
+from monobeam.models.features import FeatureEncoder
+from monobeam.store.backend import open_backend
+from tests.end_to_end import traffic
+
+ROOT = Path(__file__).parents[2]
+PATIENCE_S = 120.0
+
+
+def prism() -> str:
+    """Beam's local streaming runner; its absence skips the test, or fails it under CI."""
+    found = str(ROOT / ".tools/bin/prism") if (ROOT / ".tools/bin/prism").exists() else shutil.which("prism")
+    if found is None:
+        message = "no Prism here: `make prism` installs it where Go is present"
+        if os.environ.get("CI") == "true":
+            pytest.fail(message)
+        pytest.skip(message)
+    return found
+
+
+@dataclass(frozen=True)
+class Run:
+    """One store, one examples log, fed by raw logs that may lie elsewhere."""
+
+    folder: Path
+    raw: Path
+    shards: int = 1
+    policy: str = "settled"
+
+    @staticmethod
+    def create(folder: Path, raw: Path, shards: int = 1, policy: str = "settled") -> Run:
+        """A folder with a configuration in it."""
+        folder.mkdir(parents=True)
+        (folder / "model.toml").write_text(traffic.CONFIG.format(policy=policy, shards=shards))
+        return Run(folder, raw, shards, policy)
+
+    @property
+    def config(self) -> Config:
+        return load(self.folder / "model.toml")
+
+    @property
+    def store(self) -> str:
+        return f"lmdb:{self.folder / 'store'}"
+
+    def command(self, module: str, *options: str) -> list[str]:
+        logs = [f"--{name}=file:{self.folder / name}" for name in ("examples", "sync", "dead_letters", "metrics")]
+        raw = [f"--{name}=file:{self.raw / name}" for name in ("impressions", "actions")]
+        places = [f"--store={self.store}", f"--cold=lmdb:{self.folder / 'cold'}"]
+        config = f"--config={self.folder / 'model.toml'}"
+        return [sys.executable, "-m", f"monobeam.pipelines.{module}", config, *raw, *logs, *places, *options]
+
+    def backfill(self, *options: str) -> None:
+        """A bounded run in process, to its end."""
+        done = subprocess.run(
+            self.command("backfill", *options), cwd=self.folder, capture_output=True, text=True, timeout=PATIENCE_S
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+
+    @contextmanager
+    def streaming(self, *options: str, module: str = "online") -> Iterator[subprocess.Popen[bytes]]:
+        """A streaming job on Prism; whatever is left of it at the end is killed."""
+        streaming = ["--runner=PrismRunner", f"--prism_location={prism()}", "--streaming"]
+        with (self.folder / "pipeline.log").open("ab") as log:
+            process = subprocess.Popen(
+                self.command(module, *streaming, *options),
+                cwd=self.folder,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        try:
+            yield process
+        finally:
+            kill(process)
+
+    def wait(self, process: subprocess.Popen[bytes], condition: Callable[[], bool]) -> None:
+        """Until the condition holds; fails if the job ends or takes too long."""
+        deadline = time.monotonic() + PATIENCE_S
+        while not condition():
+            assert process.poll() is None, f"the job ended: {self.log_tail()}"
+            assert time.monotonic() < deadline, f"waited {PATIENCE_S} s in vain: {self.counters()} {self.log_tail()}"
+            time.sleep(0.05)
+
+    def log_tail(self) -> str:
+        return (self.folder / "pipeline.log").read_text(errors="replace")[-3000:]
+
+    def blocks(self) -> list[pa.RecordBatch]:
+        """Every block of the examples log, repeated ones too, partition after partition."""
+        log = open_log(f"file:{self.folder / 'examples'}")
+        return [block.decode(record["block"]) for number in log.partitions() for record in _all(log, number)]
+
+    def examples(self) -> dict[int, dict[str, Any]]:
+        """The distinct examples by key, but for when they arrived; a repeated key must repeat the example."""
+        found: dict[int, dict[str, Any]] = {}
+        for batch in self.blocks():
+            for row in batch.drop_columns(["_arrival"]).to_pylist():
+                assert found.setdefault(row["_key"], row) == row
+        return found
+
+    def ids(self) -> Counter[int]:
+        """How often each fid occurs in the distinct examples."""
+        encoder, seen, ids = FeatureEncoder(self.config), set[int](), Counter[int]()
+        for batch in self.blocks():
+            fresh = [key not in seen and not seen.add(key) for key in batch.column("_key").to_pylist()]  # type: ignore[func-returns-value]
+            ids.update(encoder.encode(batch.filter(pa.array(fresh))).bags.keys.tolist())
+        return ids
+
+    def counters(self) -> dict[str, int]:
+        """The join's conservation counters, summed over shards."""
+        last: dict[str, dict[str, float]] = {}
+        log = open_log(f"file:{self.folder / 'metrics'}")
+        for number in log.partitions():
+            for record in _all(log, number):
+                if record["component"] == "join":
+                    last[record["key"]] = record["values"]
+        total: Counter[str] = Counter()
+        for values in last.values():
+            total.update({name: int(value) for name, value in values.items()})
+        return dict(total)
+
+    def settled(self, wanted: int) -> bool:
+        """Whether so many examples are there, nothing waits any more, and the store includes everything."""
+        counters = self.counters()
+        undecided = counters.get("pending", 1) + counters.get("waiting", 1)
+        return undecided == 0 and len(self.examples()) == wanted and self.trained()
+
+    def trained(self) -> bool:
+        """Whether the store includes all that is in the examples log."""
+        log = open_log(f"file:{self.folder / 'examples'}")
+        backend = open_backend(self.store)
+        try:
+            manifest = backend.manifest()
+        finally:
+            backend.close()
+        ends = {number: log.end(number) for number in log.partitions()}
+        return manifest is not None and {k: v for k, v in manifest.positions.items() if v} == ends
+
+    def parameters(self) -> dict[str, Any]:
+        """Every row, bit for bit, and the trainer's dense state."""
+        backend = open_backend(self.store)
+        try:
+            manifest = backend.manifest()
+            assert manifest is not None
+            rows = {
+                (found.table, int(key)): row.tobytes()
+                for shard in range(len(manifest.epochs))
+                for found in backend.load(shard).blocks
+                for key, row in zip(found.keys, found.rows, strict=True)
+            }
+            return {"rows": rows, "dense": backend.dense()}
+        finally:
+            backend.close()
+
+    def update_counts(self) -> dict[int, int]:
+        """The update count of every fid in the store: the last eight bytes of its row."""
+        return {key: int.from_bytes(row[-8:], "little") for (_, key), row in self.parameters()["rows"].items()}
+
+    def updates_so_far(self) -> int:
+        """The sum of update counts, 0 before the first commit."""
+        try:
+            return sum(self.update_counts().values())
+        except (AssertionError, OSError):
+            return 0
+
+    def dead_letters(self) -> list[dict[str, Any]]:
+        """Distinct dead letters, by position."""
+        log = open_log(f"file:{self.folder / 'dead_letters'}")
+        letters = [record for number in log.partitions() for record in _all(log, number)]
+        return list({(letter["log"], letter["partition"], letter["offset"]): letter for letter in letters}.values())
+
+
+def _all(log: Any, number: int) -> list[dict[str, Any]]:
+    return records(log.read(number, 0, 1 << 40))
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """SIGKILL to the process and to what it started."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def law(counters: dict[str, int]) -> None:
+    """Asserts both conservation laws."""
+    parts = ("examples", "sampled_out", "pending", "impressions_duplicated", "impressions_rejected")
+    assert counters["impressions"] == sum(counters[part] for part in parts), json.dumps(counters)
+    parts = ("joined", "corrections", "actions_duplicated", "unmatched", "waiting", "actions_rejected")
+    assert counters["actions"] == sum(counters[part] for part in parts), json.dumps(counters)
