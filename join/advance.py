@@ -199,9 +199,9 @@ class Advance:
         """Impressions whose window has passed move to the cold store, and actions join those that are there."""
         hot, settings = self._state.hot, self._settings
         clock = min(self._watermark, self._state.latest)
-        # Twice the retention: after a restart event time may be behind what the store has seen.
-        until = hot.rows.get("leave", leaving) + 2 * settings.retention_us
-        kept_slots = leaving[(until >= clock) & hot.newest(leaving)]
+        # After a restart event time may be behind what the store has seen, by a window or more.
+        until = hot.rows.get("leave", leaving) + 2 * settings.retention_us + settings.window_us
+        kept_slots = hot.last_of_each_id(leaving[until >= clock])
         batches = hot.cold_batches(kept_slots, self._state.logs, self._state.types)
         latest = int(until.max(initial=clock))
         actions = self._cold_actions(meeting)

@@ -13,7 +13,7 @@ from monobeam.join.frame import Columns, Rows, concat, height, take
 from monobeam.join.hot import stored_actions
 from monobeam.join.match import COLD, HOT, NEW, choose_heads
 from monobeam.join.settings import JoinSettings
-from monobeam.join.state import State
+from monobeam.join.state import BEGINNING, State
 
 _LAYOUT = dict.fromkeys(
     ("code", "start", "stop", "time", "leave", "origin", "slot", "cold", "place", "ref", "log", "partition", "offset"),
@@ -81,21 +81,24 @@ def _hot(codes: Rows, slots: Rows, state: State, settings: JoinSettings) -> Colu
 def _cold(batches: list[pa.RecordBatch], index: dict[str, int], state: State, settings: JoinSettings) -> list[Columns]:
     """Cold impressions are known only after they left the hot state: before that, the hot state itself knows them.
 
-    So what an earlier life of the engine has put there for a time that is still to come has no say.
+    So what an earlier life of the engine has put there for a time that is still to come has no say. Only what is older
+    than all that a continuation reads never becomes hot again, and is known from the first.
     """
+    unread = BEGINNING if settings.first_needed_us is None else settings.first_needed_us
     pieces, count = [], 0
     for batch in batches:
-        leave = batch.column("_leave").to_numpy()
+        leave, time = (batch.column(name).to_numpy() for name in ("_leave", "_time"))
         piece = _candidates(
             COLD,
             code=np.array([index[id_] for id_ in batch.column("_id").to_pylist()], np.int64),
-            start=leave + 1,
+            start=np.where(time < unread, batch.column("_due").to_numpy(), leave + 1),
             stop=leave + settings.retention_us,
+            time=time,
             leave=leave,
             cold=np.arange(count, count + len(leave)),
             ref=state.hot.features.add(batch),
             log=state.logs.codes(batch.column("_log")),
-            **{name: batch.column(f"_{name}").to_numpy() for name in ("time", "partition", "offset")},
+            **{name: batch.column(f"_{name}").to_numpy() for name in ("partition", "offset")},
         )
         pieces.append(piece)
         count += len(leave)

@@ -58,6 +58,14 @@ class JoinSettings:
         if not names or len(set(names)) < len(names):
             raise ValueError(f"labels={names}: must be at least one, each with its own name")
 
+    @property
+    def first_needed_us(self) -> int | None:
+        """The earliest record that a continuation from ``since_us`` must be given; None: all that there are.
+
+        Windows that begin here or later may be open at ``since_us``; the cold store knows the impressions before it.
+        """
+        return None if self.since_us is None else self.tick_start(self.since_us) - self.window_us
+
     def tick_start(self, time_us: int) -> int:
         """The last tick boundary that is not after the time."""
         return time_us // self.tick_us * self.tick_us

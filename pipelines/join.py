@@ -31,11 +31,10 @@ def join_logs(root: Any, config: Config, *, tailed: bool, since_us: int | None, 
     """Raw logs to the examples log; returns what was appended, ``(shard, offset, count)``."""
     logs = config.logs
     shards = config.join.shards
-    first_needed = None if since_us is None else since_us - config.join.window_us
-    tail = Tail(logs.disorder_us, logs.idle_after_us, logs.poll_every_us, first_needed)
     raw = [("impressions", uri, _partitions(uri, logs.partitions)) for uri in logs.impressions]
     raw += [("actions", uri, _partitions(uri, logs.partitions)) for uri in logs.actions]
     settings = {shard: config.join_settings(shard, since_us, until_us) for shard in range(shards)}
+    tail = Tail(logs.disorder_us, logs.idle_after_us, logs.poll_every_us, settings[0].first_needed_us)
 
     read = root | "ReadLogs" >> ReadLogs(raw, shards, tail, tailed)
     joined = read.blocks | "Join" >> Join(settings, config.join.cold, tailed)

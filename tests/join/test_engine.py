@@ -213,7 +213,7 @@ def test_a_continuation_may_begin_where_the_first_windows_are_open(data, records
     first = Run(replace(join, until_us=at), cold)
     in_pieces(data, first, records)
     second = Run(replace(join, since_us=at), cold)
-    in_pieces(data, second, [r for r in records if r["time"] >= join.tick_start(at) - join.window_us])
+    in_pieces(data, second, [r for r in records if r["time"] >= second.join.first_needed_us])
     assert first.examples + second.examples == once.examples
     assert all(letter in once.letters for letter in first.letters + second.letters)
 
