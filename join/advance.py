@@ -201,7 +201,7 @@ class Advance:
         clock = min(self._watermark, self._state.latest)
         # After a restart event time may be behind what the store has seen, by a window or more.
         until = hot.rows.get("leave", leaving) + 2 * settings.retention_us + settings.window_us
-        kept_slots = hot.last_of_each_id(leaving[until >= clock])
+        kept_slots = leaving[(until >= clock) & hot.newest(leaving)]
         batches = hot.cold_batches(kept_slots, self._state.logs, self._state.types)
         latest = int(until.max(initial=clock))
         actions = self._cold_actions(meeting)

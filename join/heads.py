@@ -11,14 +11,15 @@ import pyarrow as pa
 from monobeam.join.cold import ColdStore
 from monobeam.join.frame import Columns, Rows, concat, height, take
 from monobeam.join.hot import stored_actions
-from monobeam.join.match import COLD, HOT, NEW, choose_heads
+from monobeam.join.match import COLD, HOT, NEW, Flags, choose_heads
 from monobeam.join.settings import JoinSettings
-from monobeam.join.state import BEGINNING, State
+from monobeam.join.state import State
 
 _LAYOUT = dict.fromkeys(
     ("code", "start", "stop", "time", "leave", "origin", "slot", "cold", "place", "ref", "log", "partition", "offset"),
     np.int64,
 )
+_COLD = ("time", "due", "leave", "partition", "offset")
 
 
 @dataclass
@@ -46,9 +47,10 @@ def find_heads(
     slots = state.hot.find(index)
     missing = list(compress(index, (slots < 0).tolist()))
     batches = cold.get(pa.array(missing, pa.string())) if missing else []
+    cold_ones = _cold(batches, index, impressions | {"code": codes}, state, settings)
     candidates = [
         _hot(np.flatnonzero(slots >= 0), slots[slots >= 0], state, settings),
-        *_cold(batches, index, state, settings),
+        *cold_ones,
         _new(codes, impressions, state, settings),
     ]
     all_ = concat([columns for columns in candidates if height(columns)], _LAYOUT)
@@ -58,7 +60,7 @@ def find_heads(
     fresh = fresh[np.argsort(heads["start"][fresh], kind="stable")]
     entered = state.hot.enter(take(impressions, heads["place"][fresh]))
     heads["slot"][fresh] = entered
-    borrowed = np.concatenate([c["ref"] for c in candidates[1:-1]]) if batches else np.empty(0, np.int64)
+    borrowed = np.concatenate([piece["ref"] for piece in cold_ones]) if batches else np.empty(0, np.int64)
     stored = _stored(batches, index, heads, state)
     return Heads(heads, index, entered, _places_left(all_, chosen), stored, borrowed)
 
@@ -78,33 +80,43 @@ def _hot(codes: Rows, slots: Rows, state: State, settings: JoinSettings) -> Colu
     )
 
 
-def _cold(batches: list[pa.RecordBatch], index: dict[str, int], state: State, settings: JoinSettings) -> list[Columns]:
+def _cold(
+    batches: list[pa.RecordBatch], index: dict[str, int], due: Columns, state: State, settings: JoinSettings
+) -> list[Columns]:
     """Cold impressions are known only after they left the hot state: before that, the hot state itself knows them.
 
     So what an earlier life of the engine has put there for a time that is still to come has no say. Only what is older
-    than all that a continuation reads never becomes hot again, and is known from the first.
+    than all that a continuation must be given, and is not among the impressions ``due`` now, is known from the first.
     """
-    unread = BEGINNING if settings.first_needed_us is None else settings.first_needed_us
     pieces, count = [], 0
     for batch in batches:
-        leave, time = (batch.column(name).to_numpy() for name in ("_leave", "_time"))
+        columns = {name: batch.column(f"_{name}").to_numpy() for name in _COLD}
+        columns["code"] = np.array([index[id_] for id_ in batch.column("_id").to_pylist()], np.int64)
+        columns["log"] = state.logs.codes(batch.column("_log"))
+        not_read = _not_read(columns, due, settings)
         piece = _candidates(
             COLD,
-            code=np.array([index[id_] for id_ in batch.column("_id").to_pylist()], np.int64),
-            start=np.where(time < unread, batch.column("_due").to_numpy(), leave + 1),
-            stop=leave + settings.retention_us,
-            time=time,
-            leave=leave,
-            cold=np.arange(count, count + len(leave)),
+            start=np.where(not_read, columns.pop("due"), columns["leave"] + 1),
+            stop=columns["leave"] + settings.retention_us,
+            cold=np.arange(count, count + batch.num_rows),
             ref=state.hot.features.add(batch),
-            log=state.logs.codes(batch.column("_log")),
-            **{name: batch.column(f"_{name}").to_numpy() for name in ("partition", "offset")},
+            **columns,
         )
         pieces.append(piece)
-        count += len(leave)
+        count += batch.num_rows
     for piece in pieces:
         piece["log"] = state.logs.ranks(piece["log"])
     return pieces
+
+
+def _not_read(cold: Columns, due: Columns, settings: JoinSettings) -> Flags:
+    """Which cold impressions a continuation does not read: they are too old, and not due now by a wide reading."""
+    if settings.first_needed_us is None:
+        return np.zeros(height(cold), np.bool_)
+    names = ("code", "log", "partition", "offset")
+    read = set(zip(*(due[name].tolist() for name in names), strict=True))
+    again = [key in read for key in zip(*(cold[name].tolist() for name in names), strict=True)]
+    return (cold["time"] < settings.first_needed_us) & ~np.array(again, np.bool_)
 
 
 def _new(codes: Rows, impressions: Columns, state: State, settings: JoinSettings) -> Columns:

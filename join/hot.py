@@ -53,13 +53,6 @@ class Hot:
         newest: Bools = self.find(self.rows.get("id", slots).tolist()) == slots
         return newest
 
-    def last_of_each_id(self, slots: Rows) -> Rows:
-        """Slots, in order of leaving, without those whose id has a later one among them."""
-        if len(self._where) == len(self.rows):
-            return slots
-        ids = self.rows.get("id", slots).tolist()
-        return np.array(list(dict(zip(ids, slots.tolist(), strict=True)).values()), np.int64)
-
     def enter(self, impressions: Columns) -> Rows:
         """New heads become hot, the newest of an id last; returns their slots."""
         count = height(impressions)

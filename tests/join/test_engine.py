@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
@@ -96,6 +96,16 @@ def in_pieces(data, run, records, end=END, on_snapshot=True):
     for watermark in sorted(data.draw(st.lists(st.integers(0, END), max_size=4))):
         run.advance(min(watermark, end))
     run.advance(end)
+
+
+def assume_ids_are_not_used_again(records, once):
+    """Suppose that no id comes again after its retention, when it would start anew.
+
+    The cold store has one impression of an id. Time that goes back beyond the moment of a second start finds only the
+    second one there: the one case in which a restart can show (README, limits).
+    """
+    heads = sum(once.engine.counters[name] for name in ("examples", "sampled_out", "pending"))
+    assume(heads == len({r["id"] for r in records if "type" not in r}))
 
 
 def keeps(join):
@@ -188,6 +198,7 @@ def test_late_records_are_handled_as_the_reference_does(data, records, join):
 @given(st.data(), logs(), settings(), st.integers(0, SPAN))
 def test_a_bounded_run_and_its_continuation_give_what_one_run_gives(data, records, join, at):
     once = at_once(records, join)
+    assume_ids_are_not_used_again(records, once)
     cold = MemoryCold()
     first = Run(replace(join, until_us=at), cold)
     in_pieces(data, first, records)
@@ -209,6 +220,7 @@ def test_a_bounded_run_and_its_continuation_give_what_one_run_gives(data, record
 def test_a_continuation_may_begin_where_the_first_windows_are_open(data, records, join, at):
     """The logs are read from the last moment whose windows may be open: what is older is in the cold store."""
     once = at_once(records, join)
+    assume_ids_are_not_used_again(records, once)
     cold = MemoryCold()
     first = Run(replace(join, until_us=at), cold)
     in_pieces(data, first, records)
@@ -222,6 +234,7 @@ def test_a_continuation_may_begin_where_the_first_windows_are_open(data, records
 @given(st.data(), logs(), settings(), st.integers(0, END))
 def test_a_second_life_that_reads_from_the_start_gives_the_same(data, records, join, crash):
     once = at_once(records, join)
+    assume_ids_are_not_used_again(records, once)
     cold = MemoryCold()
     in_pieces(data, Run(join, cold), records, crash)
     second = Run(join, cold)
@@ -235,6 +248,7 @@ def test_a_second_life_that_reads_from_the_start_gives_the_same(data, records, j
 @given(st.data(), logs(), settings(), st.integers(0, END))
 def test_a_second_life_with_the_cold_store_in_lmdb(data, records, join, crash):
     once = at_once(records, join)
+    assume_ids_are_not_used_again(records, once)
     with tempfile.TemporaryDirectory() as directory:
         for end in (crash, END):
             cold = LmdbCold(directory)
@@ -251,6 +265,7 @@ def test_a_second_life_with_the_cold_store_in_lmdb(data, records, join, crash):
 def test_going_back_to_a_snapshot_gives_the_same_again(data, records, join, taken, crash):
     """A bundle that is retried: engine and input go back, the cold store does not."""
     once = at_once(records, join)
+    assume_ids_are_not_used_again(records, once)
     run = Run(join, MemoryCold())
     before, after = [r for r in records if r["time"] < taken], [r for r in records if r["time"] >= taken]
     in_pieces(data, run, before, taken)
