@@ -60,11 +60,21 @@ class JoinSettings:
 
     @property
     def first_needed_us(self) -> int | None:
-        """The earliest record that a continuation from ``since_us`` must be given; None: all that there are.
+        """The time of the first impression that a continuation from ``since_us`` must be given; None: all of them.
 
         Windows that begin here or later may be open at ``since_us``; the cold store knows the impressions before it.
         """
         return None if self.since_us is None else self.tick_start(self.since_us) - self.window_us
+
+    @property
+    def first_action_needed_us(self) -> int | None:
+        """The time of the first action that a continuation from ``since_us`` must be given; None: all of them.
+
+        Actions from here on may belong to a window that is open at ``since_us``, or still wait for their impression.
+        """
+        if self.since_us is None:
+            return None
+        return self.tick_start(self.since_us) - max(self.window_us, self.retention_us)
 
     def tick_start(self, time_us: int) -> int:
         """The last tick boundary that is not after the time."""

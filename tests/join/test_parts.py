@@ -1,5 +1,7 @@
 """The parts of the join that are functions: sampling, keys, shards, promotion, policies, settings."""
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -116,3 +118,11 @@ def test_settings_that_cannot_work_are_quoted(change, quoted):
     JoinSettings(**good)
     with pytest.raises(ValueError, match=quoted):
         JoinSettings(**(good | change))
+
+
+def test_a_continuation_needs_open_windows_and_the_actions_that_wait():
+    settings = JoinSettings(window_us=10, retention_us=40, tick_us=5, labels=LABELS)
+    assert (settings.first_needed_us, settings.first_action_needed_us) == (None, None)
+    later = replace(settings, since_us=103)
+    assert (later.first_needed_us, later.first_action_needed_us) == (90, 60)
+    assert replace(later, retention_us=0).first_action_needed_us == 90
