@@ -234,13 +234,16 @@ def _logs(section: Section) -> LogsConfig:
 
 
 def _store(section: Section) -> StoreConfig:
-    return StoreConfig(
+    store = StoreConfig(
         uri=section.string("uri", StoreConfig.uri),
         shards=section.integer("shards", StoreConfig.shards, low=1, high=2**16),
         commit_every_us=section.duration("commit_every", "1s"),
         dense_sync_every_us=section.duration("dense_sync_every", "60s"),
         sync_dtype=section.choice("sync_dtype", SYNC_DTYPES, StoreConfig.sync_dtype),
     )
+    if store.commit_every_us == 0:
+        raise section.error("commit_every", "0us", "must be longer than nothing: it is how long is trained at a time")
+    return store
 
 
 def _join(section: Section) -> JoinConfig:
@@ -258,6 +261,8 @@ def _join(section: Section) -> JoinConfig:
     for key, value in (("window", join.window_us), ("tick", join.tick_us)):
         if value <= 0:
             raise section.error(key, f"{value}us", "must be longer than nothing")
+    if join.tick_us % 1000:
+        raise section.error("tick", f"{join.tick_us}us", "must be whole milliseconds, as Beam's timers are")
     if join.retention_us < join.window_us:
         raise section.error(
             "retention", f"{join.retention_us}us", f"must not be shorter than the window, {join.window_us}us"

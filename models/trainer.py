@@ -26,6 +26,7 @@ from monobeam.models.config import Config
 from monobeam.models.deepfm import build
 from monobeam.models.dense import DenseWeights
 from monobeam.models.features import FeatureEncoder
+from monobeam.models.reach import Reach
 from monobeam.models.window import CORRECTION, BlockReport, Metrics, Window
 from monobeam.store import dense
 from monobeam.store.store import Store
@@ -52,10 +53,12 @@ class Trainer:
             self._dense.restore(dense.decode(state))
         self._label = f"_label.{config.model.label}"
         self._positions = dict(store.positions())
-        self._clock_s = 0
-        self._rate = 1.0
+        meta = store.meta()
+        self._clock_s = int(meta.get("clock_s", 0))
+        self._rate = float(meta.get("rate", config.join.negative_rate))
+        self._reach = Reach(meta.get("reach", {}))
         self._advanced = False
-        self._dense_changed = False
+        self._dense_changed = bool(meta.get("dense_waits", False))
         self._dense_synced_us: int | None = None
         self._window = Window()
 
@@ -69,7 +72,7 @@ class Trainer:
         if offset < self._positions.get(partition, 0):
             return self._window.add(BlockReport(skipped=block.num_rows))
         with self.store.lock, training_arithmetic():
-            report = self._train(block)
+            report = self._train(block, partition)
         self._positions[partition] = offset + 1
         self._advanced = True
         return self._window.add(report)
@@ -82,13 +85,14 @@ class Trainer:
             logits: Tensor = self.model(self._by_slot(pooled, block.num_rows), torch.from_numpy(encoded.numeric))
         return logits.numpy()
 
-    def commit(self, now_us: int) -> tuple[list[SyncEvent], Metrics]:
+    def commit(self, now_us: int, *, final: bool = False) -> tuple[list[SyncEvent], Metrics]:
         """Make everything up to here durable; gives the events for serving and the metrics since the last commit.
 
-        Where nothing changed there is no commit and there are no events.
+        ``final``: publish dense weights now, whatever their own interval. Where nothing changed there is no commit and
+        there are no events.
         """
-        due = self._dense_synced_us is None or now_us - self._dense_synced_us >= self.config.store.dense_sync_every_us
-        publish = due and self._dense_changed
+        last_us, every_us = self._dense_synced_us, self.config.store.dense_sync_every_us
+        publish = self._dense_changed and (final or last_us is None or now_us - last_us >= every_us)
         metrics = self._window.metrics(self._rate)
         if not self._advanced and not publish:
             return [], metrics
@@ -100,7 +104,12 @@ class Trainer:
                 self._dense.values() if publish else None,
                 self._window.arrivals(),
                 now_us,
-                {"rate": self._rate},
+                {
+                    "rate": self._rate,
+                    "clock_s": self._clock_s,
+                    "reach": self._reach.save(),
+                    "dense_waits": self._dense_changed and not publish,
+                },
             )
         if publish:
             self._dense_synced_us, self._dense_changed = now_us, False
@@ -108,18 +117,33 @@ class Trainer:
         self._window = Window()
         return events, metrics
 
-    def _train(self, block: pa.RecordBatch) -> BlockReport:
-        now_s = int(np.asarray(block.column("_decided")).max(initial=0)) // 1_000_000
+    def _train(self, block: pa.RecordBatch, partition: int) -> BlockReport:
+        decided_s = np.asarray(block.column("_decided")) // 1_000_000
+        now_s = int(decided_s.max(initial=0))
+        forgotten = self._forgotten(block, partition, decided_s)
         self._clock_s = max(self._clock_s, now_s)
-        unseen = self.store.unseen(np.asarray(block.column("_key")), now_s)
+        self._reach.advance(block, partition)
+        unseen = ~forgotten
+        unseen[unseen] = self.store.unseen(np.asarray(block.column("_key"))[unseen], self._clock_s)
         wanted = np.ones(block.num_rows, bool)
         if self.config.training.corrections == "skip":
             wanted = np.asarray(block.column("_kind")) != CORRECTION
-        report = BlockReport(repeated=int((~unseen).sum()), passed_over=int((unseen & ~wanted).sum()))
+        report = BlockReport(
+            repeated=int((~unseen & ~forgotten).sum()),
+            forgotten=int(forgotten.sum()),
+            passed_over=int((unseen & ~wanted).sum()),
+        )
         kept = unseen & wanted
         if not kept.any():
             return report
         return self._learn(block if kept.all() else block.filter(pa.array(kept)), now_s, report)
+
+    def _forgotten(
+        self, block: pa.RecordBatch, partition: int, decided_s: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.bool_]:
+        """Which rows are repetitions from a time whose example keys the store may have forgotten."""
+        old: npt.NDArray[np.bool_] = decided_s <= self._clock_s - self.config.training.example_retention_us // 1_000_000
+        return old & self._reach.includes(block, partition) if old.any() else old
 
     def _learn(self, block: pa.RecordBatch, now_s: int, report: BlockReport) -> BlockReport:
         encoded = self._encoder.encode(block)

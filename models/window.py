@@ -26,15 +26,16 @@ class BlockReport:
     """What training on one block did.
 
     ``examples``: trained rows, of which ``corrections``; ``skipped``: rows of a block that the store's positions
-    already include; ``repeated``: rows whose key was seen before; ``passed_over``: corrections that the configuration
-    does not want; ``ids``: feature ids trained, repeats counted; ``loss``: sum of weighted log losses (nats) before
-    the step.
+    already include; ``repeated``: rows whose key was seen before; ``forgotten``: rows that come again after their key
+    was forgotten; ``passed_over``: corrections that the configuration does not want; ``ids``: feature ids trained,
+    repeats counted; ``loss``: sum of weighted log losses (nats) before the step.
     """
 
     examples: int = 0
     corrections: int = 0
     skipped: int = 0
     repeated: int = 0
+    forgotten: int = 0
     passed_over: int = 0
     positives: int = 0
     ids: int = 0

@@ -22,7 +22,9 @@ from monobeam.models.metrics import ScoreHistogram
 
 RECENT_EXAMPLES = 10_000
 MAX_UNPAIRED = 4096
-ADDED = frozenset({"examples", "ids", "loss", "skipped", "repeated", "passed_over", "corrections", "positives"})
+ADDED = frozenset(
+    {"examples", "ids", "loss", "skipped", "repeated", "forgotten", "passed_over", "corrections", "positives"}
+)
 
 IMPRESSIONS = {
     "examples": "examples",

@@ -84,6 +84,8 @@ def test_the_join_gets_its_settings() -> None:
         ('window = "2s"', "", ["join.window", "missing"]),
         ('window = "2s"', 'window = "0s"', ["join.window", "longer"]),
         ('window = "2s"', 'window = "2s"\nretention = "1s"', ["join.retention", "1000000us", "2000000us"]),
+        ('window = "2s"', 'window = "2s"\ntick = "1500us"', ["join.tick", "1500us", "whole milliseconds"]),
+        ("[model]", '[store]\ncommit_every = "0s"\n[model]', ["store.commit_every", "0us", "longer"]),
         ('window = "2s"', 'window = "2s"\npolicy = "guess"', ["join.policy", "'guess'", "wait, settled"]),
         ('window = "2s"', 'window = "2s"\nshards = 0', ["join.shards", "0", "from 1"]),
         ('window = "2s"', 'window = "2s"\nshards = true', ["join.shards", "True"]),

@@ -259,3 +259,115 @@ def test_every_dense_optimizer_continues_where_it_was(optimizer: str) -> None:
         stopped.store.close()
         stopped = opened(backend, settings)
     assert_equal(parameters(straight, BLOCKS[:6]), parameters(stopped, BLOCKS[:6]))
+
+
+def decided_at(made: pa.RecordBatch, times: Sequence[int]) -> pa.RecordBatch:
+    """The block with other times of decision."""
+    place = made.schema.get_field_index("_decided")
+    return made.set_column(place, "_decided", pa.array(times, pa.int64()))
+
+
+DAY_US = 86_400_000_000
+USERS = config(["user"], "dim = 2\nhidden = [4]")
+
+
+def daily(days: int, first_key: int = 1) -> list[pa.RecordBatch]:
+    """A block of four examples a day; the keys, and so the ids, of different calls may differ."""
+    made = []
+    for day in range(days):
+        key = first_key + 4 * day
+        each = block([1, 0, 1, 0], {"user": [f"u{key + i}" for i in range(4)]}, key)
+        made.append(decided_at(each, [START_US + day * DAY_US + i * 1000 for i in range(4)]))
+    return made
+
+
+def test_a_log_that_is_longer_than_the_retention_comes_again_and_nothing_is_trained_twice() -> None:
+    backend = MemoryBackend()
+    trainer, blocks = opened(backend, USERS), daily(20)
+    for offset, each in enumerate(blocks):
+        trainer.train(each, 0, offset)
+        trainer.commit(START_US + offset)
+    updates = trainer.store.update_count_sum()
+    trainer.store.close()
+    trainer = opened(backend, USERS)
+    reports = [trainer.train(each, 0, len(blocks) + offset) for offset, each in enumerate(blocks)]
+    assert sum(report.examples for report in reports) == 0
+    assert sum(report.forgotten + report.repeated for report in reports) == 80
+    assert sum(report.forgotten for report in reports) >= 4 * 12
+    assert trainer.store.update_count_sum() == updates == 80
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+def test_partitions_that_lag_each_other_by_more_than_the_retention_lose_nothing(restarts: bool) -> None:
+    """One partition after the other, as a backfill reads them; then both again, as a join that was restarted writes."""
+    backend = MemoryBackend()
+    trainer = opened(backend, USERS)
+    partitions = [daily(20), daily(20, first_key=1001)]
+    for turn in range(2):
+        for partition, blocks in enumerate(partitions):
+            for offset, each in enumerate(blocks, turn * len(blocks)):
+                trainer.train(each, partition, offset)
+                trainer.commit(START_US + turn * 1000 + partition * 100 + offset)
+                if restarts:
+                    trainer.store.close()
+                    trainer = opened(backend, USERS)
+            assert trainer.store.update_count_sum() == (160 if turn else 80 * (partition + 1))
+
+
+def test_examples_of_one_moment_in_two_blocks_are_told_from_their_repetition() -> None:
+    """The other partition's clock is far ahead, and all keys of this one may be forgotten: ids tell the order."""
+    trainer = opened(config=USERS)
+    halves = [
+        decided_at(each, [START_US] * 4).set_column(1, "_id", pa.array(list(ids)))
+        for each, ids in zip(daily(2), ["abcd", "efgh"], strict=True)
+    ]
+    trainer.train(halves[0], 0, 0)
+    trainer.train(daily(40, first_key=1001)[-1], 1, 0)
+    trainer.commit(START_US)
+    assert trainer.train(halves[1], 0, 1).examples == 4
+    assert trainer.train(halves[0], 0, 2).examples == 0
+    assert trainer.train(halves[1], 0, 3).examples == 0
+
+
+def test_a_restart_that_sees_only_repetitions_keeps_the_rate() -> None:
+    backend = MemoryBackend()
+    trainer = opened(backend, USERS)
+    sampled = block([1, 0], {"user": ["a", "b"]}, rate=0.25)
+    trainer.train(sampled, 0, 0)
+    trainer.commit(START_US)
+    trainer.store.close()
+    trainer = opened(backend, USERS)
+    trainer.train(sampled, 0, 1)
+    _, metrics = trainer.commit(START_US + 1)
+    assert trainer.store.meta()["rate"] == metrics["values"]["rate"] == 0.25
+
+
+def test_the_rate_is_the_configured_one_until_examples_say_theirs() -> None:
+    sampling = replace(USERS, join=replace(USERS.join, negative_rate=0.1))
+    assert opened(config=sampling).commit(START_US)[1]["values"]["rate"] == 0.1
+
+
+def test_the_last_commit_publishes_dense_weights_that_are_not_due() -> None:
+    trainer = opened()
+    for number in range(2):
+        trainer.train(BLOCKS[number], 0, number)
+        (event,), _ = trainer.commit(START_US + number)
+        assert (event.dense is not None) == (number == 0)
+    (event,), _ = trainer.commit(START_US + 2, final=True)
+    assert event.dense is not None
+    assert_equal(decode(event.dense), trainer._dense.values())
+    assert trainer.commit(START_US + 3, final=True)[0] == []
+
+
+def test_dense_weights_that_waited_are_published_after_a_restart() -> None:
+    backend = MemoryBackend()
+    trainer = opened(backend)
+    for number in range(2):
+        trainer.train(BLOCKS[number], 0, number)
+        trainer.commit(START_US + number)
+    trainer.store.close()
+    trainer = opened(backend)
+    (event,), _ = trainer.commit(START_US + 2)
+    assert event.dense is not None
+    trainer.store.close()
+    assert opened(backend).commit(START_US + 3)[0] == []
