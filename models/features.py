@@ -21,6 +21,7 @@ from monobeam.store.bags import Bags
 
 HASH_SEED = 0  # fixed: ids are stored, so a value must keep its id for ever
 SLOT_SHIFT = 48
+MAX_CROSS_IDS = 10_000  # of one row; fixed, as training and serving must take the same ids of a row
 _VALUE_MASK = np.uint64(2**SLOT_SHIFT - 1)
 _CROSS_FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd, so that hashing the left side loses nothing
 _POLARS_TYPES = {"string": pl.String(), "int": pl.Int64(), "double": pl.Float64()}
@@ -44,6 +45,13 @@ class _Hashes:
     values: Uint64s
     offsets: Int64s
 
+    def take(self, rows: Int64s) -> _Hashes:
+        """The rows at these indices, -1 for an empty one."""
+        lengths = np.where(rows < 0, 0, np.append(np.diff(self.offsets), 0)[rows])
+        offsets = _offsets(lengths)
+        shift = np.repeat(self.offsets[rows] - offsets[:-1], lengths)
+        return _Hashes(self.values[np.arange(offsets[-1]) + shift], offsets)
+
 
 class FeatureEncoder:
     """Encodes blocks by a configuration; it holds no state, so an id is a pure function of slot and value."""
@@ -55,8 +63,9 @@ class FeatureEncoder:
     def encode(self, batch: pa.RecordBatch) -> Encoded:
         """Ids and numbers of the B rows; a missing column, a null or an empty list is an empty bag, or the number 0.
 
-        A list gives a bag of several ids, a cross every combination of its features' values. ValueError where a
-        column's type cannot be a feature.
+        A list gives a bag of several ids, a cross every combination of its features' values: of each row the first
+        ``MAX_CROSS_IDS``, the last feature's values changing fastest. ValueError where a column's type cannot be a
+        feature. Of a dictionary column each value is hashed once, however often it is repeated.
         """
         keys: list[Uint64s] = []
         lengths: list[Int64s] = []
@@ -80,8 +89,14 @@ def _slot_hashes(batch: pa.RecordBatch, slot: SlotConfig) -> _Hashes:
 def _column_hashes(batch: pa.RecordBatch, feature: str, cast: str | None) -> _Hashes:
     index = batch.schema.get_field_index(feature)
     column = batch.column(index) if index >= 0 else pa.nulls(batch.num_rows)
+    if pa.types.is_dictionary(column.type):
+        return _hashes(feature, column.dictionary, cast).take(_places(column))
+    return _hashes(feature, column, cast)
+
+
+def _hashes(feature: str, column: pa.Array, cast: str | None) -> _Hashes:
     if pa.types.is_null(column.type):
-        return _Hashes(np.empty(0, np.uint64), np.zeros(batch.num_rows + 1, np.int64))
+        return _Hashes(np.empty(0, np.uint64), np.zeros(len(column) + 1, np.int64))
     values, offsets = _flattened(column)
     if cast is not None:
         values = pl.Series(values).cast(_POLARS_TYPES[cast], strict=False).to_arrow()
@@ -105,14 +120,22 @@ def _flattened(column: pa.Array) -> tuple[pa.Array, Int64s]:
 
 
 def _crossed(left: _Hashes, right: _Hashes) -> _Hashes:
-    """Hashes of every pair of a value of the left with one of the right, row by row, left-major."""
+    """Hashes of every pair of a value of the left with one of the right, row by row, left-major.
+
+    The first pairs of what is left of a longer cross are the first of the whole: it can be cut at every step.
+    """
     widths = np.diff(right.offsets)
-    offsets = _offsets(np.diff(left.offsets) * widths)
+    offsets = _offsets(np.minimum(np.diff(left.offsets) * widths, MAX_CROSS_IDS))
     row = np.repeat(np.arange(len(widths)), np.diff(offsets))
     place = np.arange(offsets[-1]) - offsets[row]
     a = left.values[left.offsets[row] + place // widths[row]]
     b = right.values[right.offsets[row] + place % widths[row]]
     return _Hashes(hash_ints((a * _CROSS_FACTOR + b).view(np.int64), HASH_SEED), offsets)
+
+
+def _places(column: pa.DictionaryArray) -> Int64s:
+    """Where each row's value is in the dictionary; -1 for a null."""
+    return np.asarray(column.indices.cast(pa.int64()).fill_null(-1))
 
 
 def _offsets(lengths: npt.NDArray[np.generic]) -> Int64s:
@@ -126,6 +149,12 @@ def _numbers(batch: pa.RecordBatch, config: NumericConfig) -> npt.NDArray[np.flo
     if index < 0:
         return np.zeros(batch.num_rows, np.float32)
     column = batch.column(index)
+    if pa.types.is_dictionary(column.type):
+        return np.append(_transformed(column.dictionary, config), np.float32(0))[_places(column)]
+    return _transformed(column, config)
+
+
+def _transformed(column: pa.Array, config: NumericConfig) -> npt.NDArray[np.float32]:
     if pa.types.is_nested(column.type):
         raise ValueError(f"numeric {config.feature!r}: {column.type} is not a number")
     if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from monobeam.models.config import Config, parse
-from monobeam.models.features import Encoded, FeatureEncoder
+from monobeam.models.features import MAX_CROSS_IDS, Encoded, FeatureEncoder
 from monobeam.native import hash_column
 
 # From the written definition of the hash, computed by hand-written Python: stored ids depend on these bits.
@@ -86,6 +86,28 @@ def test_widths_of_integers_strings_and_dictionaries_do_not_matter() -> None:
     assert len({int(encode(plain, {"v": value}).bags.keys[0]) for value in numbers}) == 1
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        pa.array(["7", None, "x"]),
+        pa.array([5, None, 7]),
+        pa.array([["x", "y"], None, [], ["y", None]], pa.list_(pa.string())),
+    ],
+)
+def test_a_dictionary_is_as_good_as_its_values(values: pa.Array) -> None:
+    both = config(slot('feature = "v"'), slot('features = ["v", "w"]'))
+    if not pa.types.is_list(values.type):
+        both = config(slot('feature = "v"'), slot('features = ["v", "w"]'), '[[numerics]]\nfeature = "v"')
+    places = [2, 0, 0, None, 1, len(values) - 1]
+    words = pa.array([["a", "b"]] * len(places))
+    repeated = pa.DictionaryArray.from_arrays(pa.array(places, pa.int32()), values)
+    got, wanted = (
+        encode(both, {"v": column, "w": words}) for column in (repeated, values.take(pa.array(places, pa.int32())))
+    )
+    assert bags(got) == bags(wanted)
+    assert got.numeric.tolist() == wanted.numeric.tolist()
+
+
 def test_a_column_that_is_no_feature_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match="feature 'v': struct"):
         encode(config(slot('feature = "v"')), {"v": pa.array([{"a": 1}])})
@@ -107,6 +129,19 @@ def test_a_cross_is_every_combination_of_a_row_s_values(rows: list[tuple[list[st
     key = {(x, y): int(encode(single, {"a": pa.array([x]), "b": pa.array([y])}).bags.keys[0]) for x, y in sorted(pairs)}
     assert got == [[key[x, y] for x in a for y in b] for a, b in rows]
     assert len(set(key.values())) == len(key)
+
+
+def test_of_a_large_cross_the_first_ids_count() -> None:
+    kind = pa.list_(pa.int64())
+    long, short = list(range(3000)), [1, 2, 3]
+    columns = {"a": pa.array([long, short], kind), "b": pa.array([long, short], kind), "c": pa.array([long, []], kind)}
+    one, two = (slot(f'features = ["a", "b", "{more}"]') for more in ("a", "c"))
+    crossed, small = bags(encode(config(slot('features = ["a", "b"]')), columns))
+    assert (len(crossed), len(small)) == (MAX_CROSS_IDS, 9)
+    pairs = {"a": pa.array([long[:4]], kind), "b": pa.array([long], kind)}
+    assert crossed == bags(encode(config(slot('features = ["a", "b"]')), pairs))[0]
+    assert [len(bag) for bag in bags(encode(config(one), columns))] == [MAX_CROSS_IDS, 27]
+    assert [len(bag) for bag in bags(encode(config(two), columns))] == [MAX_CROSS_IDS, 0]
 
 
 def test_a_cross_with_nothing_is_nothing_and_the_sides_are_not_alike() -> None:
