@@ -16,7 +16,7 @@ from monobeam.join.features import counted
 from monobeam.join.frame import Columns, Rows, concat, height, take
 from monobeam.join.heads import Heads, find_heads
 from monobeam.join.hot import MET_LAYOUT
-from monobeam.join.labels import corrections, satisfied
+from monobeam.join.labels import first_to_give, satisfied
 from monobeam.join.meeting import Meeting, meet
 from monobeam.join.names import codes, numbered
 from monobeam.join.policy import NEVER, POLICIES
@@ -65,8 +65,9 @@ class Advance:
         meeting = meet(actions | {"code": acted, "row": rows}, heads, state, self._settings, self._watermark)
         touched = self._join(meeting)
         leaving = state.hot.leaving.pop(self._watermark)["slot"]
-        examples = [self._decide(meeting, np.concatenate([touched, heads.entered, leaving]))]
-        examples.append(self._correct(heads, meeting))
+        decided = self._decide(np.concatenate([touched, heads.entered, leaving]))
+        after = self._take_in(meeting)
+        examples = [self._examples(decided), self._correct(heads, meeting, after)]
         emitted = list(blocks(concat(examples, _EXAMPLE), state.hot.features, self._settings))
         self._settle(meeting)
         self._cool(heads, meeting, leaving)
@@ -102,87 +103,93 @@ class Advance:
             hot.rows.lower("firsts", (slot[met][row], label), meeting.matched_at[met][row])
         return slot[met]
 
-    def _decide(self, meeting: Meeting, slots: Rows) -> Columns:
-        """The examples of impressions whose decision the watermark has passed."""
+    def _decide(self, slots: Rows) -> Rows:
+        """Decide the impressions whose decision the watermark has passed; returns their slots."""
         hot = self._state.hot.rows
         slots = counted(slots)[0] if len(slots) else slots
         slots = slots[hot.get("decided", slots) == NEVER]
         policy = POLICIES[self._settings.policy]
-        times = policy.decisions(hot.get("leave", slots), hot.get("firsts", slots))
-        times = np.maximum(times, hot.get("due", slots))
+        times = policy.decisions(hot.get("due", slots), hot.get("leave", slots), hot.get("firsts", slots))
         slots, times = slots[times < self._watermark], times[times < self._watermark]
         hot.set("decided", slots, times)
-        self._note_actions(meeting)
-        rows = {name: hot.get(name, slots) for name in ("id", "time", "decided", "arrival", "ref", "acted", "firsts")}
-        rows["labels"] = rows["firsts"] <= times[:, None]
-        rows["kind"] = np.where(rows["acted"], JOINED, NEGATIVE).astype(np.uint8)
-        ids = pa.array(rows["id"], pa.string())
-        rows["key"] = example_keys(ids)
-        sampled_out = (rows["kind"] == NEGATIVE) & ~kept(ids, self._settings.negative_rate, self._settings.seed)
-        self._count_impressions("sampled_out", times[sampled_out])
-        self._count_impressions("examples", times[~sampled_out])
-        negative = ~sampled_out & (rows["kind"] == NEGATIVE)
-        self._state.counters.negatives(int(np.count_nonzero(times[negative] >= self._since)))
-        return {name: rows[name][~sampled_out & (times >= self._since)] for name in _EXAMPLE}
+        return slots
 
-    def _note_actions(self, meeting: Meeting) -> None:
-        """Note the latest arrival of the actions that an example rests on: those until its decision."""
+    def _take_in(self, meeting: Meeting) -> Rows:
+        """Note the latest arrival of the actions that examples rest on; returns the rows of those after a decision."""
         hot = self._state.hot.rows
         rows = np.flatnonzero(meeting.in_time & (meeting.slot >= 0))
-        rows = rows[meeting.matched_at[rows] <= hot.get("decided", meeting.slot[rows])]
-        slot = meeting.slot[rows]
-        hot.raise_to("arrival", slot, meeting.actions["arrival"][rows])
-        hot.set("acted", slot, True)
+        slots = meeting.slot[rows]
+        until = meeting.matched_at[rows] <= hot.get("decided", slots)
+        hot.raise_to("arrival", slots[until], meeting.actions["arrival"][rows[until]])
+        return rows[~until]
 
-    def _correct(self, heads: Heads, meeting: Meeting) -> Columns:
-        """The corrections that late actions bring; counts all that have matched."""
-        actions, columns = meeting.actions, heads.columns
-        rows = np.flatnonzero(meeting.late)
-        corrects, labels = self._late_labels(heads, meeting, rows)
-        self._count_actions("joined", meeting.when[meeting.in_time])
-        self._count_actions("joined", meeting.when[rows[~corrects]])
-        self._count_actions("joined", meeting.when[meeting.joined_before])
+    def _examples(self, slots: Rows) -> Columns:
+        """The examples of impressions that have been decided just now."""
+        hot = self._state.hot.rows
+        rows = {name: hot.get(name, slots) for name in ("id", "time", "decided", "arrival", "ref", "firsts")}
+        times = rows["decided"]
+        rows["labels"] = rows["firsts"] <= times[:, None]
+        rows["known"] = np.ones_like(rows["labels"])
+        negative = ~np.logical_or.reduce(rows["labels"], axis=1)
+        rows["kind"] = np.where(negative, NEGATIVE, JOINED).astype(np.uint8)
+        ids = pa.array(rows["id"], pa.string())
+        rows["key"] = example_keys(ids)
+        sampled_out = negative & ~kept(ids, self._settings.negative_rate, self._settings.seed)
+        self._count_impressions("sampled_out", times[sampled_out])
+        self._count_impressions("examples", times[~sampled_out])
+        emitted = ~sampled_out & (times >= self._since)
+        self._state.counters.negatives(int(np.count_nonzero(emitted & negative)))
+        return {name: rows[name][emitted] for name in _EXAMPLE}
+
+    def _correct(self, heads: Heads, meeting: Meeting, after: Rows) -> Columns:
+        """The corrections that actions after the decision and late ones bring; counts all that have matched."""
+        rows = np.concatenate([after, np.flatnonzero(meeting.late)])
+        labels = self._corrected(heads, meeting, after, rows[len(after) :])
+        corrects = np.logical_or.reduce(labels, axis=1)
+        joined = meeting.in_time | meeting.late | meeting.joined_before
+        joined[rows[corrects]] = False
+        self._count_actions("joined", meeting.when[joined])
         self._count_actions("corrections", meeting.when[rows[corrects]])
         corrects &= meeting.when[rows] >= self._since
         rows, labels = rows[corrects], labels[corrects]
-        late = take(actions, rows)
-        types = [self._state.types.names[code] for code in late["type"].tolist()]
-        identity = zip(late["id"].tolist(), types, late["time"].tolist(), late["value"].tolist(), strict=True)
+        actions = take(meeting.actions, rows)
+        types = [self._state.types.names[code] for code in actions["type"].tolist()]
+        identity = zip(actions["id"].tolist(), types, actions["time"].tolist(), actions["value"].tolist(), strict=True)
         return {
-            "id": late["id"],
-            "time": late["time"],
+            "id": actions["id"],
+            "time": actions["time"],
             "decided": meeting.when[rows],
             "kind": np.full(len(rows), CORRECTION, np.uint8),
             "key": correction_keys(identity),
-            "arrival": late["arrival"],
-            "ref": columns["ref"][meeting.head[rows]],
+            "arrival": actions["arrival"],
+            "ref": heads.columns["ref"][meeting.head[rows]],
             "labels": labels,
+            "known": labels,
         }
 
-    def _late_labels(self, heads: Heads, meeting: Meeting, rows: Rows) -> tuple[Bools, Bools]:
-        """(which late actions correct, bool[n]; the labels then, bool[n, labels])."""
+    def _corrected(self, heads: Heads, meeting: Meeting, after: Rows, late: Rows) -> Bools:
+        """Which labels actions after the decision, then late ones, are the first to make positive, bool[n, labels]."""
         settings, types, stored = self._settings, self._state.types, meeting.stored
-        if not len(rows):
-            return np.empty(0, np.bool_), np.empty((0, len(settings.labels)), np.bool_)
-        late = take(meeting.actions, rows) | {"head": meeting.head[rows], "matched": meeting.matched_at[rows]}
+        slot, count = heads.columns["slot"], len(after) + len(late)
+        if not count:
+            return np.empty((0, len(settings.labels)), np.bool_)
         # What cold heads met before counts as well, except for the records that come again just now.
-        others = np.isin(stored["head"], late["head"]) & (heads.columns["slot"][stored["head"]] < 0)
-        others[meeting.again[rows][meeting.again[rows] >= 0]] = False
+        others = np.isin(stored["head"], meeting.head[late]) & (slot[stored["head"]] < 0)
+        others[meeting.again[late][meeting.again[late] >= 0]] = False
         other = take(stored, others) | {"due": stored["matched"][others]}
-        head = other["head"]
-        in_time = (other["time"] - heads.columns["time"][head] <= settings.window_us) & (
-            other["matched"] <= heads.columns["leave"][head]
+        in_time = (other["time"] - heads.columns["time"][other["head"]] <= settings.window_us) & (
+            other["matched"] <= heads.columns["leave"][other["head"]]
         )
-        before = np.zeros((len(heads.columns["slot"]), len(settings.labels)), np.bool_)
-        hot = np.flatnonzero(heads.columns["slot"] >= 0)
-        before[hot] = self._state.hot.rows.get("firsts", heads.columns["slot"][hot]) != NEVER
-        gives = satisfied(settings.labels, types, other)
-        np.logical_or.at(before, head[in_time], gives[in_time])
-        names = ("head", "matched", "due", "time", "log", "partition", "offset")
-        both = {name: np.concatenate([late[name], other[name][~in_time]]) for name in names}
-        gives = np.concatenate([satisfied(settings.labels, types, late), gives[~in_time]])
-        corrects, labels = corrections(both, gives, before[both["head"]])
-        return corrects[: len(rows)], labels[: len(rows)]
+        firsts = np.full((len(slot), len(settings.labels)), NEVER)
+        firsts[slot >= 0] = self._state.hot.rows.get("firsts", slot[slot >= 0])
+        first = np.where(satisfied(settings.labels, types, other), other["matched"][:, None], NEVER)
+        np.minimum.at(firsts, other["head"][in_time], first[in_time])
+        actions = meeting.actions | {"head": meeting.head, "matched": meeting.matched_at}
+        actions = concat([take(actions, after), take(actions, late), take(other, ~in_time)], _MET)
+        # A label has its first action in the window, or none there and its first one later.
+        first = np.where(np.arange(len(actions["head"])) < len(after), actions["matched"], NEVER)
+        gives = satisfied(settings.labels, types, actions) & (firsts[actions["head"]] == first[:, None])
+        return first_to_give(actions, gives)[:count]
 
     def _settle(self, meeting: Meeting) -> None:
         """Actions that go without an example, and the ones that wait or wait no longer."""
@@ -249,4 +256,5 @@ class Advance:
         self._state.counters.actions_passed_over(len(when) - counted)
 
 
-_EXAMPLE = EXAMPLE_LAYOUT | {"labels": np.bool_}
+_EXAMPLE = EXAMPLE_LAYOUT | {"labels": np.bool_, "known": np.bool_}
+_MET = MET_LAYOUT | {"head": np.int64, "due": np.int64}

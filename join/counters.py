@@ -19,8 +19,8 @@ NAMES = (
 impressions = examples + sampled_out + pending + impressions_duplicated + impressions_rejected
 actions = joined + corrections + actions_duplicated + unmatched + waiting + actions_rejected
 
-``examples`` are those that are no corrections, ``negatives`` those of them without action. ``joined`` actions matched
-and needed no correction; ``unmatched`` ones went to the dead letters. Late records came behind the watermark.
+``examples`` are those that are no corrections, ``negatives`` those of them without a positive label. ``joined`` actions
+matched and needed no correction; ``unmatched`` ones went to the dead letters. Late records came behind the watermark.
 """
 
 
@@ -51,7 +51,7 @@ class Counters:
         self._add(**{outcome: count, "waiting": -count})
 
     def negatives(self, count: int) -> None:
-        """Some of the examples had no action."""
+        """Some of the examples had no positive label."""
         self._add(negatives=count)
 
     def impressions_passed_over(self, count: int) -> None:

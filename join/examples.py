@@ -14,7 +14,7 @@ from monobeam.join.frame import Columns, Rows, take
 from monobeam.join.settings import JoinSettings
 
 JOINED, NEGATIVE, CORRECTION = 0, 1, 2
-"""Kinds of examples: with actions in the window, without, and the correction that a late action brings."""
+"""Kinds of examples: with a positive label, with none, and the correction that a later action brings."""
 
 EXAMPLE_LAYOUT = {
     "id": object,
@@ -30,9 +30,11 @@ EXAMPLE_LAYOUT = {
 def blocks(examples: Columns, features: Features, settings: JoinSettings) -> Iterator[pa.RecordBatch]:
     """Blocks of examples ordered by (decided, id, kind, key), cut at every tick and at ``max_block_rows``.
 
-    ``examples`` has the columns of EXAMPLE_LAYOUT and `labels` bool[n, labels]. Block columns: `_key` uint64, `_id`,
-    `_time`, `_decided` int64 us, `_kind` uint8, `_weight` and `_rate` float, `_arrival` int64 us, `_label.<name>`
-    float, then the features in order of name. Schema metadata: kind=examples, shard, tick.
+    ``examples`` has the columns of EXAMPLE_LAYOUT, `labels` bool[n, labels], and `known` of the same shape: labels that
+    an example says something about. Block columns: `_key` uint64, `_id`, `_time`, `_decided` int64 us, `_kind` uint8,
+    `_weight` and `_rate` (the share that was kept of examples like this one) float, `_arrival` int64 us,
+    `_label.<name>` float, null where it is not known, then the features in order of name. Schema metadata:
+    kind=examples, shard, tick.
     """
     if not len(examples["id"]):
         return
@@ -57,7 +59,8 @@ def _order(examples: Columns) -> Rows:
 
 def _columns(examples: Columns, settings: JoinSettings) -> pa.RecordBatch:
     count = len(examples["id"])
-    labels = examples["labels"].astype(np.float32)
+    labels, unknown = examples["labels"].astype(np.float32), ~examples["known"]
+    rates = np.where(examples["kind"] == NEGATIVE, settings.negative_rate, 1.0).astype(np.float32)
     columns = {
         "_key": pa.array(examples["key"]),
         "_id": pa.array(examples["id"], pa.string()),
@@ -65,9 +68,12 @@ def _columns(examples: Columns, settings: JoinSettings) -> pa.RecordBatch:
         "_decided": pa.array(examples["decided"]),
         "_kind": pa.array(examples["kind"]),
         "_weight": pa.array(np.ones(count, np.float32)),
-        "_rate": pa.array(np.full(count, settings.negative_rate, np.float32)),
+        "_rate": pa.array(rates),
         "_arrival": pa.array(examples["arrival"]),
-        **{f"_label.{label.name}": pa.array(labels[:, i]) for i, label in enumerate(settings.labels)},
+        **{
+            f"_label.{label.name}": pa.array(labels[:, i], mask=unknown[:, i])
+            for i, label in enumerate(settings.labels)
+        },
     }
     return pa.RecordBatch.from_pydict(columns)
 

@@ -28,12 +28,12 @@ class Hot:
 
     `due`: when the impression became known (its time, or later if it was late); `leave`: when it leaves for the cold
     store; `decided`: when it became an example, NEVER before; `firsts` [labels]: when each label became positive within
-    the window; `arrival`, `acted`: the latest arrival of the actions that count, and whether there are any; `tail`: the
-    last of its actions, which are linked backwards by `previous`.
+    the window; `arrival`: the latest arrival of the actions until then; `tail`: the last of its actions, which are
+    linked backwards by `previous`.
     """
 
     def __init__(self, window_us: int, labels: int) -> None:
-        state = {"leave": np.int64, "decided": np.int64, "arrival": np.int64, "acted": np.bool_, "tail": np.int64}
+        state = {"leave": np.int64, "decided": np.int64, "arrival": np.int64, "tail": np.int64}
         self.rows = Frame(IMPRESSION_LAYOUT | state | {"firsts": np.dtype((np.int64, (labels,)))})
         self.met = Frame(MET_LAYOUT | {"previous": np.int64})
         self.leaving = Schedule({"leave": np.int64, "slot": np.int64}, "leave")
@@ -61,7 +61,6 @@ class Hot:
             "leave": leave,
             "decided": np.full(count, NEVER),
             "arrival": np.zeros(count, np.int64),
-            "acted": np.zeros(count, np.bool_),
             "tail": np.full(count, -1),
             "firsts": np.full((count, self._labels), NEVER),
         }

@@ -1,4 +1,4 @@
-"""Labels: which actions make them positive, and which late actions make a correction."""
+"""Labels: which actions make them positive, and which are the first to do so."""
 
 from __future__ import annotations
 
@@ -26,29 +26,20 @@ def satisfied(labels: Sequence[Label], types: Names, actions: Columns) -> Bools:
     return np.stack(columns, axis=1)
 
 
-def corrections(actions: Columns, gives: Bools, before: Bools) -> tuple[Bools, Bools]:
-    """Late actions that are the first to make some label of their impression positive.
+def first_to_give(actions: Columns, gives: Bools) -> Bools:
+    """Which of the labels that each action gives no earlier one has given to the same impression, bool[n, labels].
 
-    Args:
-        actions: late actions and what corrected the same impressions before: columns head (a number), matched (event
-            time), due, time and position.
-        gives: which labels each would make positive, bool[n, labels].
-        before: which labels of its impression are positive by actions in the window, bool[n, labels].
-
-    Returns:
-        (is a correction, bool[n]; the labels once the action is taken in, bool[n, labels]).
+    Actions have the columns head (a number for the impression), matched (event time), due, time and position, and are
+    ordered by these.
     """
     head = actions["head"]
     order = np.lexsort([actions[name] for name in (*POSITION, "time", "due", "matched", "head")])
-    start = _starts(head[order])
-    given = np.zeros((len(head) + 1, before.shape[1]), np.int64)
+    given = np.zeros((len(head) + 1, gives.shape[1]), np.int64)
     np.cumsum(gives[order], axis=0, out=given[1:])
-    given = given[1:] - given[start]
-    labels, first = np.empty_like(before), np.empty_like(before)
-    labels[order] = before[order] | (given > 0)
-    first[order] = gives[order] & (given == 1) & ~before[order]
-    corrects: Bools = np.logical_or.reduce(first, axis=1)
-    return corrects, labels
+    given = given[1:] - given[_starts(head[order])]
+    first = np.empty_like(gives)
+    first[order] = gives[order] & (given == 1)
+    return first
 
 
 def _starts(groups: Rows) -> Rows:

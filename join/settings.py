@@ -23,9 +23,9 @@ class JoinSettings:
     An action counts for the labels of its impression if ``0 <= action time - impression time <= window_us``. For
     ``retention_us`` more, an impression stays known for late actions, and an action waits that long for a late
     impression. ``tick_us`` is the grid on which event time moves: blocks never span ticks. ``negative_rate`` in (0, 1]
-    is the share of impressions without action that is kept, chosen by ``seed``. Decisions before ``since_us`` belong to
-    an earlier run and are passed over; decisions from ``until_us`` on are left to a later one (both are taken down to
-    the tick).
+    is the share of negatives (impressions without a positive label) that is kept, chosen by ``seed``. Decisions before
+    ``since_us`` belong to an earlier run and are passed over; decisions from ``until_us`` on are left to a later one
+    (both are taken down to the tick).
 
     Raises:
         ValueError: on a value that cannot work, quoted.

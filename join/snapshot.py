@@ -23,7 +23,7 @@ from monobeam.join.settings import JoinSettings
 from monobeam.join.state import State
 from monobeam.logs import block
 
-MAGIC = b"monobeam.join/1\n"
+MAGIC = b"monobeam.join/2\n"
 _LENGTH = struct.Struct("<I")
 _TABLES = ("impressions", "actions", "waiting", "hot", "met")
 

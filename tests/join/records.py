@@ -31,7 +31,7 @@ def settings(draw):
         retention_us=draw(st.sampled_from([0, 5, 30])),
         tick_us=draw(st.sampled_from([1, 5, 16])),
         labels=draw(st.sampled_from([LABELS, LABELS[:1]])),
-        policy=draw(st.sampled_from(["wait", "settled"])),
+        policy=draw(st.sampled_from(["wait", "settled", "at_once"])),
         negative_rate=draw(st.sampled_from([1.0, 0.5])),
         seed=draw(st.integers(0, 3)),
         max_block_rows=draw(st.sampled_from([1, 3, 1000])),

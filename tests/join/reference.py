@@ -103,26 +103,28 @@ def _decide(head, settings, watermark, keeps, examples, outcomes):
     decided = head["leave"]
     if settings.policy == "settled":
         decided = max(min(decided, max(firsts)), head["due"])
-    counted = [a for when, a in in_time if when <= decided]
+    elif settings.policy == "at_once":
+        decided = head["due"]
+    counted = [(when, a) for when, a in in_time if when <= decided]
+    labels = tuple(first <= decided for first in firsts)
     common = {"id": head["id"], "features": head["features"]}
     if decided >= watermark:
         outcomes.append(("pending", watermark, head))
-    elif not counted and not keeps(head["id"]):
+    elif not any(labels) and not keeps(head["id"]):
         outcomes.append(("sampled_out", decided, head))
     else:
         outcomes.append(("examples", decided, head))
-        labels = tuple(first <= decided for first in firsts)
-        arrival = max((a["arrival"] for a in counted), default=0)
-        rest = {"kind": 0 if counted else 1, "labels": labels, "arrival": arrival, "time": head["time"]}
-        examples.append({**common, **rest, "decided": decided})
+        arrival = max((a["arrival"] for _, a in counted), default=0)
+        rest = {"labels": labels, "arrival": arrival, "time": head["time"], "decided": decided}
+        kind, rate = (0, 1.0) if any(labels) else (1, settings.negative_rate)
+        examples.append({**common, **rest, "kind": kind, "rate": rate})
 
-    labels = [first < 2**62 for first in firsts]
-    late = [entry for entry in head["met"] if entry not in in_time]
-    for when, action in sorted(late, key=lambda e: (e[0], e[1]["due"], e[1]["time"], position(e[1]))):
+    outcomes += [("joined", when, action) for when, action in counted]
+    later = [entry for entry in head["met"] if entry not in counted]
+    for when, action in sorted(later, key=lambda e: (e[0], e[1]["due"], e[1]["time"], position(e[1]))):
         news = [gives(label, action) and not known for label, known in zip(settings.labels, labels, strict=True)]
         labels = [new or known for new, known in zip(news, labels, strict=True)]
         outcomes.append(("corrections" if any(news) else "joined", when, action))
         if any(news):
-            rest = {"kind": 2, "labels": tuple(labels), "arrival": action["arrival"], "time": action["time"]}
-            examples.append({**common, **rest, "decided": when})
-    outcomes += [("joined", when, action) for when, action in in_time]
+            rest = {"labels": tuple(new or None for new in news), "arrival": action["arrival"], "time": action["time"]}
+            examples.append({**common, **rest, "decided": when, "kind": 2, "rate": 1.0})

@@ -117,8 +117,8 @@ def plain(encoded, labels):
     rows = [row for data in encoded for row in block.decode(data).to_pylist()]
     return [
         {
-            **{name: row[f"_{name}"] for name in ("id", "time", "decided", "kind", "arrival")},
-            "labels": tuple(bool(row[f"_label.{label.name}"]) for label in labels),
+            **{name: row[f"_{name}"] for name in ("id", "time", "decided", "kind", "arrival", "rate")},
+            "labels": tuple({1.0: True, 0.0: False, None: None}[row[f"_label.{label.name}"]] for label in labels),
             "features": {name: value for name, value in row.items() if name[0] != "_" and value is not None},
         }
         for row in rows
@@ -135,7 +135,7 @@ def sorted_examples(examples):
         )
 
     bare_examples = [{**e, "features": bare(e["features"])} for e in examples]
-    return sorted(bare_examples, key=lambda e: (e["decided"], e["id"], e["kind"], e["time"], e["arrival"], e["labels"]))
+    return sorted(bare_examples, key=lambda e: (e["decided"], e["id"], e["kind"], e["time"], e["arrival"], str(e)))
 
 
 def assert_as_reference(run, records, join, end=END):
@@ -284,12 +284,63 @@ def impression(id_, time, offset, log="shown", **features):
     return {"id": id_, "time": time, "log": log, "partition": 0, "offset": offset, "features": features}
 
 
-def like(id_, time, offset):
+def action(id_, time, offset, type_="like", value=1.0):
     place = {"log": "acts", "partition": 0, "offset": offset}
-    return {"id": id_, "time": time, **place, "type": "like", "value": 1.0, "arrival": 9}
+    return {"id": id_, "time": time, **place, "type": type_, "value": value, "arrival": 9}
+
+
+def like(id_, time, offset):
+    return action(id_, time, offset)
 
 
 SIMPLE = JoinSettings(window_us=10, retention_us=100, tick_us=5, labels=LABELS)
+
+
+def outcome(run):
+    """What the examples of a run say: (id, kind, labels, rate, time of the decision)."""
+    examples = plain(run.examples, run.join.labels)
+    return [tuple(example[name] for name in ("id", "kind", "labels", "rate", "decided")) for example in examples]
+
+
+def test_actions_that_give_no_label_leave_an_impression_a_negative_to_be_sampled():
+    join = replace(SIMPLE, negative_rate=0.25)
+    ids = [f"i{n}" for n in range(400)]
+    records = [impression(id_, 3, offset) for offset, id_ in enumerate(ids)]
+    for offset, id_ in enumerate(ids):
+        type_, value = [("view", 1.0), ("buy", 0.5), ("like", 1.0), ("buy", 1.0)][offset % 4]
+        records.append(action(id_, 5, offset, type_, value))
+    run = at_once(records, join)
+    negatives = [(kind, rate) for _, kind, labels, rate, _ in outcome(run) if not any(labels)]
+    positives = [(kind, rate) for _, kind, labels, rate, _ in outcome(run) if any(labels)]
+    assert set(negatives) == {(1, 0.25)}
+    assert positives == [(0, 1.0)] * 200
+    assert len(negatives) == sum(keeps(join)(id_) for n, id_ in enumerate(ids) if n % 4 < 2)
+    assert run.engine.counters["negatives"] == len(negatives)
+
+
+def test_a_correction_has_only_the_labels_that_it_changes():
+    records = [impression("a", 3, 0), like("a", 5, 0), action("a", 40, 1, "buy"), like("a", 50, 2)]
+    assert outcome(at_once(records, SIMPLE)) == [
+        ("a", 0, (True, False), 1.0, 13),
+        ("a", 2, (None, True), 1.0, 40),
+    ]
+
+
+def test_at_once_decides_with_the_impression_and_corrects_with_each_action_that_gives_a_label():
+    records = [impression("a", 3, 0), like("a", 3, 0), action("a", 8, 1, "buy"), like("a", 9, 2)]
+    records += [impression("b", 4, 1), action("b", 4, 3, "view"), like("b", 12, 4), like("b", 12, 5), like("b", 30, 6)]
+    join = replace(SIMPLE, policy="at_once")
+    run = at_once(records, join)
+    assert outcome(run) == [
+        ("a", 0, (True, False), 1.0, 3),
+        ("b", 1, (False, False), 1.0, 4),
+        ("a", 2, (None, True), 1.0, 8),
+        ("b", 2, (True, None), 1.0, 12),
+    ]
+    assert (run.engine.counters["corrections"], run.engine.counters["joined"]) == (2, 4)
+    early = at_once(records, join, end=10)
+    assert outcome(early) == outcome(run)[:3]
+    assert early.engine.counters["pending"] == 0
 
 
 def test_blocks_are_cut_at_ticks_and_at_the_limit_and_sorted():

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from monobeam.join import promotion
-from monobeam.join.policy import NEVER, Settled, Wait
+from monobeam.join.policy import NEVER, POLICIES
 from monobeam.join.sampling import correction_keys, example_keys, kept
 from monobeam.join.settings import JoinSettings, Label
 from monobeam.join.shards import rejects_block, split
@@ -93,10 +93,12 @@ def test_columns_that_a_batch_lacks_are_null():
     assert promotion.concat([nothing, nothing]).num_rows == 2
 
 
-def test_policies_decide_at_the_end_of_the_window_or_with_the_last_label():
-    ends, firsts = np.array([10, 10, 10]), np.array([[NEVER, NEVER], [3, NEVER], [3, 5]])
-    assert Wait().decisions(ends, firsts).tolist() == [10, 10, 10]
-    assert Settled().decisions(ends, firsts).tolist() == [10, 10, 5]
+def test_policies_decide_at_the_end_of_the_window_with_the_last_label_or_at_once():
+    dues, ends = np.array([1, 1, 1, 7]), np.array([10, 10, 10, 10])
+    firsts = np.array([[NEVER, NEVER], [3, NEVER], [3, 5], [8, 9]])
+    assert POLICIES["wait"].decisions(dues, ends, firsts).tolist() == [10, 10, 10, 10]
+    assert POLICIES["settled"].decisions(dues, ends, firsts).tolist() == [10, 10, 5, 9]
+    assert POLICIES["at_once"].decisions(dues, ends, firsts).tolist() == [1, 1, 1, 7]
 
 
 @pytest.mark.parametrize(
@@ -108,7 +110,7 @@ def test_policies_decide_at_the_end_of_the_window_or_with_the_last_label():
         ({"max_block_rows": 0}, "max_block_rows=0"),
         ({"negative_rate": 0.0}, "negative_rate=0.0"),
         ({"negative_rate": 1.5}, "negative_rate=1.5"),
-        ({"policy": "guess"}, "policy='guess': must be one of settled, wait"),
+        ({"policy": "guess"}, "policy='guess': must be one of at_once, settled, wait"),
         ({"labels": ()}, "labels="),
         ({"labels": LABELS * 2}, r"labels=\['like', 'like'\]"),
     ],
