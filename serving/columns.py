@@ -16,6 +16,7 @@ from monobeam.models.config import Config
 from monobeam.serving.errors import InvalidRequest, quote
 
 INT_LOW, INT_HIGH = -(2**63), 2**63 - 1
+MAX_ITEMS = 1_000  # of a list
 EXACT = 2**53  # sums of numbers beyond it are looked at one by one
 _SCALARS: dict[type, pa.DataType] = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string()}
 _WORDS = {
@@ -53,7 +54,8 @@ class FeatureTypes:
         """Refuse features that the model does not have."""
         for name in names:
             if name not in self.names:
-                raise InvalidRequest(f"{where}.{name}: unknown feature; allowed: {', '.join(sorted(self.names))}")
+                allowed = ", ".join(sorted(self.names))
+                raise InvalidRequest(f"{where}: {quote(name)}: unknown feature; allowed: {allowed}")
 
     def column(self, name: str, values: Sequence[Any], where: str) -> pa.Array | None:
         """The values [n] of one feature as an Arrow column [n]; None where all are missing.
@@ -99,6 +101,9 @@ def _type_of(name: str, values: Sequence[Any], where: str) -> pa.DataType | None
 def _list_type(name: str, values: Sequence[Any], where: str) -> pa.DataType | None:
     if any(not isinstance(value, list | None) for value in values):
         raise _mixed(name, values, where)
+    for index, value in enumerate(values):
+        if value is not None and len(value) > MAX_ITEMS:
+            raise InvalidRequest(f"{where.format(index)}.{name}: {len(value)} items; at most {MAX_ITEMS} are allowed")
     items = [item for value in values if value is not None for item in value]
     kind = _scalar_kind(set(map(type, items)))
     if not items:

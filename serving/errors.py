@@ -1,12 +1,13 @@
 """What can go wrong with a request; every class knows its HTTP status.
 
-The way of a request: bytes -> JSON (``TooLarge``, ``NotJson``) -> valid request (``InvalidRequest``) -> answer
-(``Overloaded``, ``NotReady``). The message of each of these goes to the client, so it quotes what the client sent and
-nothing else.
+The way of a request: bytes -> JSON (``TooSlow``, ``TooLarge``, ``NotJson``) -> valid request (``InvalidRequest``) ->
+answer (``Overloaded``, ``NotReady``). The message of each of these goes to the client, so it quotes what the client
+sent and nothing else.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 
 QUOTED_CHARACTERS = 80
@@ -23,6 +24,13 @@ class NotJson(ServingError):  # noqa: N818 - reads as what it says
     """The body is no JSON text."""
 
     status = 400
+
+
+class TooSlow(ServingError):  # noqa: N818
+    """The body did not come in time."""
+
+    status = 408
+    headers: Mapping[str, str] = {"Connection": "close"}
 
 
 class TooLarge(ServingError):  # noqa: N818
@@ -52,6 +60,12 @@ class NotReady(ServingError):  # noqa: N818
 
 
 def quote(value: object) -> str:
-    """A value as a message quotes it: never longer than a line."""
-    text = repr(value)
+    """A value as a message quotes it: as JSON, as it came, and never longer than a line."""
+    try:
+        text = json.dumps(value, ensure_ascii=False)
+        text.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair, which only an escape can spell
+        text = json.dumps(value)
+    except RecursionError:
+        text = "[...]" if isinstance(value, list) else "{...}"
     return text if len(text) <= QUOTED_CHARACTERS else f"{text[:QUOTED_CHARACTERS]}..."

@@ -17,6 +17,7 @@ from monobeam.models.features import FeatureEncoder
 from monobeam.native import Table
 from monobeam.serving.replica import Dense
 from monobeam.serving.request import RankRequest
+from monobeam.serving.size import check_size
 
 MISSING = np.uint32(0xFFFFFFFF)
 MAX_SPLITS = 256
@@ -52,7 +53,7 @@ class Predictor:
         self._splits: dict[frozenset[str], tuple[_Part | None, _Part]] = {}
 
     def score(self, request: RankRequest, dense: Dense) -> Scores:
-        """Scores of the N candidates.
+        """Scores of the N candidates; check the request's size first.
 
         What belongs to the user alone is encoded and looked up once and broadcast; the result is bit for bit that of N
         examples with the user's features repeated, which is what training sees.
@@ -73,6 +74,10 @@ class Predictor:
         logits = outputs.numpy().astype(np.float64) + math.log(dense.rate)
         forward_us = (time.perf_counter_ns() - started) / 1000
         return Scores(_sigmoid(logits), np.argsort(-logits, kind="stable"), unknown, forward_us)
+
+    def check_size(self, request: RankRequest) -> None:
+        """InvalidRequest where a request would take too long or too much memory."""
+        check_size(self._config.slots, request)
 
     def _fill(self, pooled: Floats, numeric: Floats, part: _Part, batch: pa.RecordBatch) -> int:
         """Put a part's rows into ``pooled`` [S, N, D] and its numbers into ``numeric`` [N, K]; counts unknown fids."""
@@ -125,7 +130,8 @@ def _batch(columns: Mapping[str, pa.Array], rows: int) -> pa.RecordBatch:
 
 
 def _repeated(column: pa.Array, rows: int) -> pa.Array:
-    return column.take(pa.array(np.zeros(rows, np.int64)))
+    """The one value of a column in every row, kept and hashed once."""
+    return pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int32)), column)
 
 
 def _sigmoid(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -41,6 +41,7 @@ class Ranker:
         """The JSON answer to a JSON request; a ServingError where there is none."""
         started = time.perf_counter_ns()
         request = parse(body, self._types, self._max_candidates)
+        self._predictor.check_size(request)
         replica, requests = self._state.replica, self._state.requests
         if not replica.loaded:
             raise NotReady("the parameter store has not been read yet")
@@ -76,6 +77,7 @@ class Ranker:
             "model": self._state.model,
             "epoch": epoch,
             "dense_version": dense_version,
+            "trained": epoch > 0,
             "staleness_ms": None if staleness_ms is None else round(staleness_ms, 1),
             "unknown_fids": scores.unknown_fids,
             "results": results,

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +19,7 @@ from monobeam.serving.errors import InvalidRequest, NotJson, quote
 
 KEYS = frozenset({"request_id", "features", "candidates", "top_k", "log"})
 MAX_REQUEST_ID = 200
+NEAR = 20
 
 
 @dataclass(frozen=True)
@@ -67,14 +70,32 @@ def parse(body: bytes, types: FeatureTypes, max_candidates: int) -> RankRequest:
 
 
 def _json(body: bytes) -> Any:
+    """The value of a JSON text."""
+    if not body.strip():
+        raise NotJson("the body is empty")
     try:
-        return json.loads(body, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:  # also: no UTF-8, numbers of thousands of digits, endless nesting
-        raise NotJson(f"the body is no JSON: {error}; it starts with {quote(bytes(body[:40]))}") from None
+        return json.loads(body, parse_constant=_refuse_constant, object_pairs_hook=_without_doubles)
+    except UnicodeDecodeError as error:
+        raise NotJson(f"the body is no UTF-8 text: byte {error.start} is 0x{body[error.start]:02x}") from None
+    except json.JSONDecodeError as error:
+        near = quote(error.doc[error.pos : error.pos + NEAR])
+        raise NotJson(f"the body is no JSON: {error.msg} at character {error.pos}: {near}") from None
+    except RecursionError:
+        raise NotJson("the body is nested too deeply") from None
+    except ValueError:  # the one thing that is left: Python's limit, which keeps conversion from taking minutes
+        raise NotJson(f"the body holds a whole number of more than {sys.get_int_max_str_digits()} digits") from None
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON number; numbers must be finite")
+    raise NotJson(f"{name} is no JSON number; numbers must be finite")
+
+
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        double = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise InvalidRequest(f"{quote(double)}: twice in one object; give it once")
+    return values
 
 
 def _object(where: str, value: object) -> dict[str, Any]:

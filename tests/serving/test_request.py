@@ -12,6 +12,7 @@ from monobeam.models.config import parse as parse_config
 from monobeam.serving.columns import FeatureTypes, types_of_schema
 from monobeam.serving.errors import InvalidRequest, NotJson
 from monobeam.serving.request import RankRequest, parse
+from monobeam.serving.size import check_size
 from tests.serving.world import CONFIG, request
 
 LIMIT = 20
@@ -47,44 +48,68 @@ def test_defaults() -> None:
 
 
 @pytest.mark.parametrize(
-    "body",
-    [b"", b"{", b"\xff\xfe", b'{"candidates": [{"price": NaN}]}', b"[" * 100_000, b'{"a": ' + b"9" * 5000 + b"}"],
+    ("body", "message"),
+    [
+        (b"", "the body is empty"),
+        (b" \n", "the body is empty"),
+        (b"{", "the body is no JSON: .* at character 1"),
+        (b'{"candidates": [{}],}', "the body is no JSON: .* at character 20: "),
+        (b'{"a": "\xff"}', "the body is no UTF-8 text: byte 7 is 0xff"),
+        (b'{"candidates": [{"price": NaN}]}', "NaN is no JSON number; numbers must be finite"),
+        (b"[" * 100_000, "the body is nested too deeply"),
+        (b'{"a":' * 100_000, "the body is nested too deeply"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "the body holds a whole number of more than 4300 digits"),
+    ],
 )
-def test_what_is_no_json_is_refused(body: bytes) -> None:
-    with pytest.raises(NotJson, match="the body is no JSON"):
+def test_what_is_no_json_is_refused(body: bytes, message: str) -> None:
+    with pytest.raises(NotJson, match=f"^{message}"):
         ask(body)
+
+
+def test_a_key_given_twice_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match=r'^"item_id": twice in one object'):
+        ask(b'{"candidates": [{"price": 1}, {"item_id": 1, "price": 2, "item_id": 2}]}')
+
+
+def test_values_nested_nearly_too_deeply_are_refused_with_a_message() -> None:
+    for depth in range(100, 1100, 50):
+        with pytest.raises((InvalidRequest, NotJson)):
+            ask(b'{"candidates": [{"tags": ' + b"[" * depth + b"]" * depth + b"}]}")
 
 
 @pytest.mark.parametrize(
     ("body", "message"),
     [
         ([1], r"the request = \[1\]: must be an object"),
-        ({"candidates": [{}], "k": 3}, "'k': unknown key; allowed: candidates, features, log, request_id, top_k"),
+        ({"candidates": [{}], "k": 3}, '"k": unknown key; allowed: candidates, features, log, request_id, top_k'),
         ({}, "candidates: missing; give a list of 1 or more"),
         ({"candidates": []}, r"candidates = \[\]: must be a list of 1 or more"),
-        ({"candidates": {"item_id": 1}}, r"candidates = \{'item_id': 1\}: must be a list"),
+        ({"candidates": {"item_id": 1}}, r'candidates = \{"item_id": 1\}: must be a list'),
         (candidates({}, 7), r"candidates\[1\] = 7: must be an object"),
         (candidates(*[{}] * 21), "candidates: 21 of them; at most 20 are allowed"),
         ({"features": 5, "candidates": [{}]}, "features = 5: must be an object"),
-        (candidates({}, {"colour": 1}), r"candidates\[1\].colour: unknown feature; allowed: age, country, item_id"),
-        ({"features": {"x": 1}, "candidates": [{}]}, r"features.x: unknown feature; allowed: age"),
+        (candidates({}, {"colour": 1}), r'candidates\[1\]: "colour": unknown feature; allowed: age, country, item_id'),
+        ({"features": {"x": 1}, "candidates": [{}]}, r'features: "x": unknown feature; allowed: age'),
         ({"features": {"age": 1}, "candidates": [{"age": 1}]}, "features.age: given for the request and for cand"),
-        (candidates({"item_id": 1}, {"item_id": "1"}), r"candidates\[1\].item_id = '1': must be .* alike for all"),
+        (candidates({"item_id": 1}, {"item_id": "1"}), r'candidates\[1\].item_id = "1": must be .* alike for all'),
         (candidates({"item_id": True}, {"item_id": 1}), r"candidates\[1\].item_id = 1: .* alike for all"),
-        (candidates({"item_id": {"a": 1}}), r"candidates\[0\].item_id = \{'a': 1\}: must be a boolean, number"),
+        (candidates({"item_id": {"a": 1}}), r'candidates\[0\].item_id = \{"a": 1\}: must be a boolean, number'),
         (candidates({"item_id": 2**63}), r"candidates\[0\].item_id = 9223372036854775808: .* fit 64 bits"),
-        (b'{"candidates": [{"price": 1e999}]}', r"candidates\[0\].price = inf: numbers must be finite"),
-        (candidates({"price": "7"}), r"candidates\[0\].price = '7': must be a number, as in the log"),
-        (candidates({"country": "\ud800"}), r"candidates\[0\].country = '\\ud800': strings must be valid Unicode"),
-        (candidates({"tags": ["a"]}, {"tags": "a"}), r"candidates\[1\].tags = 'a': must be"),
-        (candidates({"tags": ["a"]}, {"tags": ["a", 1]}), r"candidates\[1\].tags = \['a', 1\]: a list must hold only"),
-        (candidates({"tags": [["a"]]}), r"candidates\[0\].tags = \[\['a'\]\]: a list must hold only"),
-        (b'{"candidates": [{"tags": [1.5, 1e999]}]}', r"candidates\[0\].tags = inf: numbers must be finite"),
+        (b'{"candidates": [{"price": 1e999}]}', r"candidates\[0\].price = Infinity: numbers must be finite"),
+        (candidates({"price": "7"}), r'candidates\[0\].price = "7": must be a number, as in the log'),
+        (candidates({"country": "\ud800"}), r'candidates\[0\].country = "\\ud800": strings must be valid Unicode'),
+        (candidates({"tags": ["a"]}, {"tags": "a"}), r'candidates\[1\].tags = "a": must be'),
+        (candidates({"tags": ["a"]}, {"tags": ["a", 1]}), r'candidates\[1\].tags = \["a", 1\]: a list must hold only'),
+        (candidates({"tags": [["a"]]}), r'candidates\[0\].tags = \[\["a"\]\]: a list must hold only'),
+        (b'{"candidates": [{"tags": [1.5, 1e999]}]}', r"candidates\[0\].tags = Infinity: numbers must be finite"),
+        (candidates({"tags": ["a"] * 1001}), r"candidates\[0\].tags: 1001 items; at most 1000 are allowed"),
+        ({"features": {"tags": ["a"] * 1001}, "candidates": [{}]}, "features.tags: 1001 items; at most 1000"),
+        (candidates({"\ud800": 1}), r'candidates\[0\]: "\\ud800": unknown feature'),
         ({"candidates": [{}], "top_k": 0}, "top_k = 0: must be a whole number of 1 or more"),
-        ({"candidates": [{}], "top_k": True}, "top_k = True: must be"),
-        ({"candidates": [{}], "log": "no"}, "log = 'no': must be true or false"),
-        ({"candidates": [{}], "request_id": ""}, "request_id = '': must be a string of 1 to 200 printable"),
-        ({"candidates": [{}], "request_id": "a\n"}, r"request_id = 'a\\n': must be"),
+        ({"candidates": [{}], "top_k": True}, "top_k = true: must be"),
+        ({"candidates": [{}], "log": "no"}, 'log = "no": must be true or false'),
+        ({"candidates": [{}], "request_id": ""}, 'request_id = "": must be a string of 1 to 200 printable'),
+        ({"candidates": [{}], "request_id": "a\n"}, r'request_id = "a\\n": must be'),
     ],
 )
 def test_every_mistake_is_named(body: object, message: str) -> None:
@@ -98,12 +123,37 @@ def test_long_values_are_quoted_in_part() -> None:
     assert len(str(caught.value)) < 200
 
 
+CROSSED = parse_config(
+    CONFIG
+    + """
+[[slots]]
+features = ["tags", "words"]
+[[slots]]
+features = ["words", "country"]
+"""
+)
+
+
+def test_ids_are_counted_from_the_lengths_of_lists() -> None:
+    lists = {"tags": ["a"] * 1000, "words": ["b"] * 1000}
+    known = FeatureTypes(CROSSED)
+    check_size(CROSSED.slots, parse(json.dumps(candidates(*[lists] * 20)).encode(), known, LIMIT))
+    large = {"features": {"words": lists["words"]}, "candidates": [{"tags": ["a"] * 100}] * 200}
+    with pytest.raises(
+        InvalidRequest, match=r'^"tags x words": 2000000 of the 2020000 ids of this request; at most 1000'
+    ):
+        check_size(CROSSED.slots, parse(json.dumps(large).encode(), known, 200))
+    # What is the user's alone is looked up once, however many candidates there are.
+    alone = {"features": {**lists, "country": "de"}, "candidates": [{"item_id": 1}] * 1000}
+    check_size(CROSSED.slots, parse(json.dumps(alone).encode(), known, 1000))
+
+
 def test_types_of_the_log_are_demanded() -> None:
     known = types()
     known.pin([("item_id", pa.int64()), ("tags", pa.list_(pa.float64())), ("colour", pa.string())])
     assert "colour" not in known.pinned
     assert ask(candidates({"item_id": 1, "tags": [1, 2]}), known).candidates["tags"].type == pa.list_(pa.float64())
-    with pytest.raises(InvalidRequest, match=r"candidates\[1\].item_id = '1': must be a whole number, as in the log"):
+    with pytest.raises(InvalidRequest, match=r'candidates\[1\].item_id = "1": must be a whole number, as in the log'):
         ask(candidates({}, {"item_id": "1"}), known)
     with pytest.raises(InvalidRequest, match=r"item_id = 1.5: must be a whole number"):
         ask(candidates({"item_id": 1.5}), known)
