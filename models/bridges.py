@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from monobeam.join.settings import JoinSettings, Label
+from monobeam.join.settings import JoinSettings
 from monobeam.store.spec import SlotPolicy, StoreSpec, TableSpec
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def join_settings(config: Config, shard: int, since_us: int | None, until_us: in
         window_us=join.window_us,
         retention_us=join.retention_us,
         tick_us=join.tick_us,
-        labels=tuple(Label(label.name, label.action, label.min_value) for label in config.labels),
+        labels=config.labels,
         policy=join.policy,
         negative_rate=join.negative_rate,
         seed=join.seed,

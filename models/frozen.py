@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
+from monobeam.join.examples import CORRECTION
 from monobeam.models.config import Config
 from monobeam.models.metrics import ScoreHistogram
 from monobeam.models.trainer import Trainer
-from monobeam.models.window import CORRECTION
 from monobeam.store.memory import MemoryBackend
 from monobeam.store.store import Store
 

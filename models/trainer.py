@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from monobeam.join.examples import CORRECTION, NEGATIVE
 from monobeam.models.arithmetic import fix_threads_and_order, training_arithmetic
 from monobeam.models.bridges import TABLE
 from monobeam.models.config import Config
@@ -27,7 +28,7 @@ from monobeam.models.deepfm import build
 from monobeam.models.dense import DenseWeights
 from monobeam.models.features import FeatureEncoder
 from monobeam.models.reach import Reach
-from monobeam.models.window import CORRECTION, BlockReport, Metrics, Window
+from monobeam.models.window import BlockReport, Metrics, Window
 from monobeam.store import dense
 from monobeam.store.store import Store
 from monobeam.store.sync import SyncEvent
@@ -125,9 +126,9 @@ class Trainer:
         self._reach.advance(block, partition)
         unseen = ~forgotten
         unseen[unseen] = self.store.unseen(np.asarray(block.column("_key"))[unseen], self._clock_s)
-        wanted = np.ones(block.num_rows, bool)
+        wanted = np.asarray(block.column(self._label).is_valid())  # null: a correction of other labels
         if self.config.training.corrections == "skip":
-            wanted = np.asarray(block.column("_kind")) != CORRECTION
+            wanted = wanted & (np.asarray(block.column("_kind")) != CORRECTION)
         report = BlockReport(
             repeated=int((~unseen & ~forgotten).sum()),
             forgotten=int(forgotten.sum()),
@@ -160,7 +161,8 @@ class Trainer:
         self.store.push(pulled, np.ascontiguousarray(pooled.grad.numpy().reshape(pulled.pooled.shape)))
         self._dense.step()
         self._dense_changed = True
-        self._rate = float(block.column("_rate")[-1].as_py())
+        sampled = np.asarray(block.column("_rate"))[np.asarray(block.column("_kind")) == NEGATIVE]
+        self._rate = float(sampled.min()) if len(sampled) else self._rate
         corrections = self._window.observe(block, logits.detach().numpy(), labels, weights)
         return replace(
             report,

@@ -9,9 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from monobeam.join.examples import CORRECTION
 from monobeam.models.metrics import ScoreHistogram
-
-CORRECTION = 2  # the join's kind of an example whose action came after its label was settled
 
 
 class Metrics(TypedDict):
@@ -27,8 +26,8 @@ class BlockReport:
 
     ``examples``: trained rows, of which ``corrections``; ``skipped``: rows of a block that the store's positions
     already include; ``repeated``: rows whose key was seen before; ``forgotten``: rows that come again after their key
-    was forgotten; ``passed_over``: corrections that the configuration does not want; ``ids``: feature ids trained,
-    repeats counted; ``loss``: sum of weighted log losses (nats) before the step.
+    was forgotten; ``passed_over``: corrections that the configuration does not want, or that are of other labels;
+    ``ids``: feature ids trained, repeats counted; ``loss``: sum of weighted log losses (nats) before the step.
     """
 
     examples: int = 0
@@ -65,8 +64,8 @@ class Window:
     ) -> int:
         """Take in the scores of a block's rows, made before it was learnt; gives its number of corrections.
 
-        Corrections train but are not scored: their impressions have been scored as negatives, and all of them are
-        positive.
+        Corrections train but are not scored: each makes the label of an impression positive that was 0 when the
+        impression itself was scored (or was left out by sampling), so all that they could add is positives.
         """
         scored = np.asarray(block.column("_kind")) != CORRECTION
         self._scores = self._scores.merge(ScoreHistogram.of(logits[scored], labels[scored], weights[scored]))
