@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from monobeam.join.policy import POLICIES
+from monobeam.join.settings import JoinSettings, Label
 from monobeam.models import bridges
 from monobeam.models.section import ConfigError, Section
 
 if TYPE_CHECKING:
-    from monobeam.join.settings import JoinSettings
     from monobeam.store.spec import StoreSpec
 
 __all__ = ["Config", "ConfigError", "load", "parse"]
@@ -25,7 +26,6 @@ __all__ = ["Config", "ConfigError", "load", "parse"]
 MAX_SLOT = 2**15 - 1
 CASTS = ("string", "int", "double")
 TRANSFORMS = ("identity", "log1p")
-POLICIES = ("wait", "settled")
 KINDS = ("deepfm", "fm", "lr")
 SYNC_DTYPES = ("fp32", "fp16", "bf16")
 CORRECTIONS = ("train", "skip")
@@ -90,15 +90,6 @@ class JoinConfig:
     negative_rate: float = 1.0
     seed: int = 0
     cold: str = "lmdb:cold"
-
-
-@dataclass(frozen=True)
-class LabelConfig:
-    """A binary label: 1 where an action of the type, with a value of at least ``min_value``, falls in the window."""
-
-    name: str
-    action: str
-    min_value: float | None = None
 
 
 @dataclass(frozen=True)
@@ -167,7 +158,7 @@ class Config:
     model: ModelConfig
     slots: tuple[SlotConfig, ...]
     numerics: tuple[NumericConfig, ...]
-    labels: tuple[LabelConfig, ...]
+    labels: tuple[Label, ...]
     join: JoinConfig
     training: TrainingConfig
     logs: LogsConfig
@@ -250,7 +241,7 @@ def _join(section: Section) -> JoinConfig:
     join = JoinConfig(
         window_us=section.duration("window"),
         retention_us=section.duration("retention", "1d"),
-        policy=section.choice("policy", POLICIES, JoinConfig.policy),
+        policy=section.choice("policy", tuple(POLICIES), JoinConfig.policy),
         tick_us=section.duration("tick", "1s"),
         shards=section.integer("shards", JoinConfig.shards, low=1, high=2**16),
         max_block_rows=section.integer("max_block_rows", JoinConfig.max_block_rows, low=1, high=2**24),
@@ -272,9 +263,9 @@ def _join(section: Section) -> JoinConfig:
     return join
 
 
-def _label(section: Section) -> LabelConfig:
+def _label(section: Section) -> Label:
     minimum = section.number("min_value") if "min_value" in section else None
-    return LabelConfig(section.string("name"), section.string("action"), minimum)
+    return Label(section.string("name"), section.string("action"), minimum)
 
 
 def _slot(section: Section, place: int) -> SlotConfig:
@@ -341,6 +332,10 @@ def _check(config: Config) -> None:
     names = [label.name for label in config.labels]
     if config.model.label not in names:
         raise ConfigError(f"model.label = {config.model.label!r}: must be the name of one of the [[labels]]: {names}")
+    if config.join.policy == "at_once" and config.training.corrections == "skip":
+        raise ConfigError(
+            "training.corrections = 'skip': must be train with join.policy = 'at_once', or no example is positive"
+        )
     _distinct("labels", "name", names)
     _distinct("slots", "name", [slot.name for slot in config.slots])
     _distinct("slots", "slot", [slot.slot for slot in config.slots])

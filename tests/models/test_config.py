@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from monobeam.models.config import ConfigError, LabelConfig, NumericConfig, SlotConfig, load, parse
+from monobeam.join.settings import Label
+from monobeam.models.config import ConfigError, NumericConfig, SlotConfig, load, parse
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "movielens" / "model.toml"
 
@@ -39,7 +40,7 @@ sparse = { optimizer = "ftrl", l1 = 0.1 }
 
 def test_what_is_not_given_has_defaults() -> None:
     config = parse(SMALL)
-    assert config.labels == (LabelConfig("like", "like", None),)
+    assert config.labels == (Label("like", "like", None),)
     assert config.slots == (
         SlotConfig("user", ("user",), 1),
         SlotConfig("user x item", ("user", "item"), 9, "string", 3, 0.5, 7 * 86_400_000_000),
@@ -86,7 +87,7 @@ def test_the_join_gets_its_settings() -> None:
         ('window = "2s"', 'window = "2s"\nretention = "1s"', ["join.retention", "1000000us", "2000000us"]),
         ('window = "2s"', 'window = "2s"\ntick = "1500us"', ["join.tick", "1500us", "whole milliseconds"]),
         ("[model]", '[store]\ncommit_every = "0s"\n[model]', ["store.commit_every", "0us", "longer"]),
-        ('window = "2s"', 'window = "2s"\npolicy = "guess"', ["join.policy", "'guess'", "wait, settled"]),
+        ('window = "2s"', 'window = "2s"\npolicy = "guess"', ["join.policy", "'guess'", "wait, settled, at_once"]),
         ('window = "2s"', 'window = "2s"\nshards = 0', ["join.shards", "0", "from 1"]),
         ('window = "2s"', 'window = "2s"\nshards = true', ["join.shards", "True"]),
         ('window = "2s"', 'window = "2s"\nnegative_rate = 0', ["join.negative_rate", "0.0"]),
@@ -128,3 +129,10 @@ def test_a_model_without_slots_is_refused() -> None:
     text = SMALL[: SMALL.index("[[slots]]")] + SMALL[SMALL.index("[model]") :]
     with pytest.raises(ConfigError, match="slots"):
         parse(text)
+
+
+def test_what_is_decided_at_once_needs_its_corrections() -> None:
+    text = SMALL.replace('window = "2s"', 'window = "2s"\npolicy = "at_once"')
+    assert parse(text).join.policy == "at_once"
+    with pytest.raises(ConfigError, match=r"training\.corrections = 'skip'.*at_once"):
+        parse(text + 'corrections = "skip"\n')
