@@ -8,15 +8,16 @@ keys are described with the fields below; docs and defaults are the same for a k
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from monobeam.join.policy import POLICIES
 from monobeam.join.settings import JoinSettings, Label
-from monobeam.models import bridges
-from monobeam.models.section import ConfigError, Section
+from monobeam.models import addresses, bridges, optimizers
+from monobeam.models.optimizers import OptimizerConfig
+from monobeam.models.section import ConfigError, Section, quoted
 
 if TYPE_CHECKING:
     from monobeam.store.spec import StoreSpec
@@ -29,22 +30,8 @@ TRANSFORMS = ("identity", "log1p")
 KINDS = ("deepfm", "fm", "lr")
 SYNC_DTYPES = ("fp32", "fp16", "bf16")
 CORRECTIONS = ("train", "skip")
-
-# The hyper-parameters that each optimizer knows, with their defaults; the native table documents the formulas.
-SPARSE_OPTIMIZERS: Mapping[str, Mapping[str, float]] = {
-    "sgd": {},
-    "momentum": {"momentum": 0.9},
-    "adagrad": {"initial_accumulator": 0.1, "epsilon": 0.0, "weight_decay": 0.0},
-    "rowwise_adagrad": {"initial_accumulator": 0.1, "epsilon": 0.0},
-    "adam": {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8},
-    "ftrl": {"beta": 1.0, "l1": 0.0, "l2": 0.0, "initial_accumulator": 0.1},
-    "rmsprop": {"decay": 0.9, "epsilon": 1e-8},
-}
-DENSE_OPTIMIZERS: Mapping[str, Mapping[str, float]] = {
-    "sgd": {"momentum": 0.0, "weight_decay": 0.0},
-    "adagrad": {"initial_accumulator": 0.0, "epsilon": 1e-10, "weight_decay": 0.0},
-    "adam": {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8, "weight_decay": 0.0},
-}
+RESERVED = ("impression_id", "time")
+DAY_US = 86_400_000_000
 
 
 @dataclass(frozen=True)
@@ -65,6 +52,12 @@ class LogsConfig:
     poll_every_us: int = 50_000
     partitions: int = 1
 
+    def __post_init__(self) -> None:
+        raw = [("impressions", uri) for uri in self.impressions] + [("actions", uri) for uri in self.actions]
+        own = [(name, getattr(self, name)) for name in ("examples", "sync", "dead_letters", "metrics")]
+        for name, uri in raw + own:
+            addresses.check(addresses.LOG, f"logs.{name}", uri)
+
 
 @dataclass(frozen=True)
 class StoreConfig:
@@ -75,6 +68,9 @@ class StoreConfig:
     commit_every_us: int = 1_000_000
     dense_sync_every_us: int = 60_000_000
     sync_dtype: str = "fp32"
+
+    def __post_init__(self) -> None:
+        addresses.check(addresses.STORE, "store.uri", self.uri)
 
 
 @dataclass(frozen=True)
@@ -90,6 +86,9 @@ class JoinConfig:
     negative_rate: float = 1.0
     seed: int = 0
     cold: str = "lmdb:cold"
+
+    def __post_init__(self) -> None:
+        addresses.check(addresses.COLD, "join.cold", self.cold)
 
 
 @dataclass(frozen=True)
@@ -133,22 +132,13 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
-class OptimizerConfig:
-    """One optimizer with all its hyper-parameters, defaults included."""
-
-    optimizer: str
-    learning_rate: float
-    hyper: Mapping[str, float]
-
-
-@dataclass(frozen=True)
 class TrainingConfig:
     """How parameters learn; ``corrections`` says whether late positives are trained on ("train") or not ("skip")."""
 
     sparse: OptimizerConfig
     dense: OptimizerConfig
     corrections: str = "train"
-    example_retention_us: int = 7 * 86_400_000_000
+    example_retention_us: int = 7 * DAY_US
 
 
 @dataclass(frozen=True)
@@ -168,6 +158,13 @@ class Config:
         """The settings of the join engine of one shard; ``since_us`` and ``until_us`` bound the decisions it emits."""
         return bridges.join_settings(self, shard, since_us, until_us)
 
+    def features(self) -> Iterator[tuple[str, str]]:
+        """Every feature that the model takes, with the key of the file that names it."""
+        for place, slot in enumerate(self.slots):
+            key = f"slots[{place}].feature" + ("s" if len(slot.features) > 1 else "")
+            yield from ((key, feature) for feature in slot.features)
+        yield from ((f"numerics[{place}].feature", numeric.feature) for place, numeric in enumerate(self.numerics))
+
     def store_spec(self) -> StoreSpec:
         """The parameter store of this model: one table, whose rows are [linear weight | ``model.dim`` factors]."""
         return bridges.store_spec(self)
@@ -176,7 +173,9 @@ class Config:
 def load(path: str | Path) -> Config:
     """Read a TOML file; OSError where it cannot be read, ConfigError (naming the file) where it cannot be used."""
     try:
-        return parse(Path(path).read_text(encoding="utf-8"))
+        return parse(Path(path).read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text: byte {error.start} is {error.object[error.start]:#04x}") from None
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
 
@@ -187,18 +186,19 @@ def parse(text: str) -> Config:
         root = Section("", tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"not TOML: {error}") from None
-    labels = tuple(_closed(_label, section) for section in root.tables("labels"))
-    config = Config(
-        model=_closed(_model, root.table("model")),
-        slots=tuple(_closed(_slot, section, i + 1) for i, section in enumerate(root.tables("slots"))),
-        numerics=tuple(_closed(_numeric, section) for section in root.tables("numerics")),
-        labels=labels,
-        join=_closed(_join, root.table("join")),
-        training=_closed(_training, root.table("training")),
-        logs=_closed(_logs, root.table("logs")),
-        store=_closed(_store, root.table("store")),
-    )
+    lists = {key: root.tables(key) for key in ("labels", "slots", "numerics")}
+    tables = {key: root.table(key) for key in ("model", "join", "training", "logs", "store")}
     root.close()
+    config = Config(
+        model=_closed(_model, tables["model"]),
+        slots=tuple(_closed(_slot, section, i + 1) for i, section in enumerate(lists["slots"])),
+        numerics=tuple(_closed(_numeric, section) for section in lists["numerics"]),
+        labels=tuple(_closed(_label, section) for section in lists["labels"]),
+        join=_closed(_join, tables["join"]),
+        training=_closed(_training, tables["training"]),
+        logs=_closed(_logs, tables["logs"]),
+        store=_closed(_store, tables["store"]),
+    )
     _check(config)
     return config
 
@@ -218,48 +218,41 @@ def _logs(section: Section) -> LogsConfig:
         dead_letters=section.string("dead_letters", LogsConfig.dead_letters),
         metrics=section.string("metrics", LogsConfig.metrics),
         disorder_us=section.duration("disorder", "1s"),
-        idle_after_us=section.duration("idle_after", "5s"),
-        poll_every_us=section.duration("poll_every", "50ms"),
+        idle_after_us=section.duration("idle_after", "5s", low="1ms"),
+        poll_every_us=section.duration("poll_every", "50ms", low="1ms"),
         partitions=section.integer("partitions", LogsConfig.partitions, low=1, high=2**16),
     )
 
 
 def _store(section: Section) -> StoreConfig:
-    store = StoreConfig(
+    return StoreConfig(
         uri=section.string("uri", StoreConfig.uri),
         shards=section.integer("shards", StoreConfig.shards, low=1, high=2**16),
-        commit_every_us=section.duration("commit_every", "1s"),
+        commit_every_us=section.duration("commit_every", "1s", low="1ms"),  # it is how long is trained at a time
         dense_sync_every_us=section.duration("dense_sync_every", "60s"),
         sync_dtype=section.choice("sync_dtype", SYNC_DTYPES, StoreConfig.sync_dtype),
     )
-    if store.commit_every_us == 0:
-        raise section.error("commit_every", "0us", "must be longer than nothing: it is how long is trained at a time")
-    return store
 
 
 def _join(section: Section) -> JoinConfig:
+    window_us = section.duration("window", low="1us")
     join = JoinConfig(
-        window_us=section.duration("window"),
-        retention_us=section.duration("retention", "1d"),
+        window_us=window_us,
+        retention_us=section.duration("retention") if "retention" in section else max(DAY_US, window_us),
         policy=section.choice("policy", tuple(POLICIES), JoinConfig.policy),
-        tick_us=section.duration("tick", "1s"),
+        tick_us=section.duration("tick", "1s", low="1ms"),
         shards=section.integer("shards", JoinConfig.shards, low=1, high=2**16),
         max_block_rows=section.integer("max_block_rows", JoinConfig.max_block_rows, low=1, high=2**24),
         negative_rate=section.number("negative_rate", JoinConfig.negative_rate, low=0.0, high=1.0),
         seed=section.integer("seed", JoinConfig.seed, low=0),
         cold=section.string("cold", JoinConfig.cold),
     )
-    for key, value in (("window", join.window_us), ("tick", join.tick_us)):
-        if value <= 0:
-            raise section.error(key, f"{value}us", "must be longer than nothing")
     if join.tick_us % 1000:
-        raise section.error("tick", f"{join.tick_us}us", "must be whole milliseconds, as Beam's timers are")
-    if join.retention_us < join.window_us:
-        raise section.error(
-            "retention", f"{join.retention_us}us", f"must not be shorter than the window, {join.window_us}us"
-        )
+        raise section.error("tick", "must be whole milliseconds, as Beam's timers are")
+    if join.retention_us < window_us:
+        raise section.error("retention", f"must not be shorter than the window, {section.quoted('window')}")
     if join.negative_rate == 0:
-        raise section.error("negative_rate", 0.0, "must lie in (0, 1]: a model needs negatives to learn from")
+        raise section.error("negative_rate", "must lie in (0, 1]: a model needs negatives to learn from")
     return join
 
 
@@ -270,18 +263,21 @@ def _label(section: Section) -> Label:
 
 def _slot(section: Section, place: int) -> SlotConfig:
     if "feature" in section and "features" in section:
-        raise section.error(
-            "features", "and a feature", 'give either feature = "..." or, for a cross, features = ["...", "..."]'
-        )
+        raise section.error("features", 'give either feature = "..." or, for a cross, features = ["...", "..."]')
     features = section.strings("features") if "features" in section else (section.string("feature"),)
+    if len(set(features)) < len(features):
+        raise section.error("features", "a cross of a feature with itself says nothing: they must differ")
+    expire_us = section.duration("expire", "0s")
+    if 0 < expire_us < 1_000_000:
+        raise section.error("expire", 'whole seconds count: must be at least "1s", or "0s" for never')
     return SlotConfig(
         name=section.string("name", " x ".join(features)),
         features=features,
         slot=section.integer("slot", place, low=1, high=MAX_SLOT),
         cast=section.choice("cast", CASTS) if "cast" in section else None,
-        admit_count=section.integer("admit_count", 0, low=0, high=2**31 - 1),
+        admit_count=section.integer("admit_count", 0, low=0, high=2**31 - 2),
         admit_probability=section.number("admit_probability", 1.0, low=0.0, high=1.0),
-        expire_us=section.duration("expire", "0s"),
+        expire_us=expire_us,
     )
 
 
@@ -300,7 +296,7 @@ def _model(section: Section) -> ModelConfig:
         label=section.string("label"),
         kind=section.choice("kind", KINDS, ModelConfig.kind),
         dim=section.integer("dim", ModelConfig.dim, low=1, high=4096),
-        hidden=section.integers("hidden", ModelConfig.hidden),
+        hidden=section.integers("hidden", ModelConfig.hidden, high=2**16),
         seed=section.integer("seed", ModelConfig.seed, low=0),
         init_scale=section.number("init_scale", ModelConfig.init_scale, low=0.0),
     )
@@ -308,21 +304,11 @@ def _model(section: Section) -> ModelConfig:
 
 def _training(section: Section) -> TrainingConfig:
     return TrainingConfig(
-        sparse=_closed_optimizer(section.table("sparse"), SPARSE_OPTIMIZERS, "adagrad", 0.05),
-        dense=_closed_optimizer(section.table("dense"), DENSE_OPTIMIZERS, "adam", 0.001),
+        sparse=_closed(optimizers.sparse, section.table("sparse")),
+        dense=_closed(optimizers.dense, section.table("dense")),
         corrections=section.choice("corrections", CORRECTIONS, TrainingConfig.corrections),
-        example_retention_us=section.duration("example_retention", "7d"),
+        example_retention_us=section.duration("example_retention", "7d", low="1s"),
     )
-
-
-def _closed_optimizer(
-    section: Section, known: Mapping[str, Mapping[str, float]], default: str, learning_rate: float
-) -> OptimizerConfig:
-    name = section.choice("optimizer", tuple(known), default)
-    rate = section.number("learning_rate", learning_rate, low=0.0)
-    hyper = {key: section.number(key, value, low=0.0) for key, value in known[name].items()}
-    section.close()
-    return OptimizerConfig(name, rate, hyper)
 
 
 def _check(config: Config) -> None:
@@ -331,20 +317,27 @@ def _check(config: Config) -> None:
         raise ConfigError("slots = []: a model needs at least one [[slots]]")
     names = [label.name for label in config.labels]
     if config.model.label not in names:
-        raise ConfigError(f"model.label = {config.model.label!r}: must be the name of one of the [[labels]]: {names}")
+        raise ConfigError(
+            f"model.label = {quoted(config.model.label)}: must be the name of one of the [[labels]]: {quoted(names)}"
+        )
     if config.join.policy == "at_once" and config.training.corrections == "skip":
         raise ConfigError(
-            "training.corrections = 'skip': must be train with join.policy = 'at_once', or no example is positive"
+            'training.corrections = "skip": must be train with join.policy = "at_once", or no example is positive'
         )
     _distinct("labels", "name", names)
     _distinct("slots", "name", [slot.name for slot in config.slots])
     _distinct("slots", "slot", [slot.slot for slot in config.slots])
     _distinct("numerics", "feature", [numeric.feature for numeric in config.numerics])
+    for key, feature in config.features():
+        if feature in RESERVED or feature.startswith("_"):
+            raise ConfigError(
+                f"{key} = {quoted(feature)}: no feature: impression_id, time and names that start with _ are reserved"
+            )
 
 
 def _distinct(section: str, key: str, values: list[Any]) -> None:
     for i, value in enumerate(values):
         if value in values[:i]:
             raise ConfigError(
-                f"{section}[{i}].{key} = {value!r}: already used by {section}[{values.index(value)}]; must differ"
+                f"{section}[{i}].{key} = {quoted(value)}: already used by {section}[{values.index(value)}]; must differ"
             )

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from monobeam.models.config import OptimizerConfig
+from monobeam.models.optimizers import OptimizerConfig
 
 Arrays = dict[str, npt.NDArray[np.float32]]
 

@@ -1,27 +1,47 @@
-"""One table of a TOML file, read key by key, with errors that quote the key and the value."""
+"""One table of a TOML file, read key by key, with errors that quote the key and the value as the user wrote them."""
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Mapping, Sequence
 
 _UNITS_US = {"us": 1, "ms": 1_000, "s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000, "d": 86_400_000_000}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(us|ms|s|m|h|d)")
+_DURATION = re.compile(r"(\d{1,18}(?:\.\d{1,18})?)(us|ms|s|m|h|d)")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+LONGEST = "36500d"  # a century: whatever is added to a time of today stays a time
 
 
 class ConfigError(ValueError):
     """A configuration that cannot be used; the message quotes the key and the value and says what is allowed."""
 
 
-def duration_us(text: object, key: str) -> int:
-    """Microseconds of ``"250ms"``, ``"10s"``, ``"1.5h"``, ``"7d"``."""
+def duration_us(text: object, key: str, low: str = "0s") -> int:
+    """Microseconds of ``"250ms"``, ``"10s"``, ``"1.5h"``, ``"7d"``; from ``low`` to a century."""
+    found = _microseconds(text)
+    if found is None:
+        units = ", ".join(_UNITS_US)
+        raise ConfigError(f'{key} = {quoted(text)}: not a duration; write a number and one of {units}: "250ms"')
+    if not (_microseconds(low) or 0) <= found <= (_microseconds(LONGEST) or 0):
+        raise ConfigError(f'{key} = {quoted(text)}: must be from "{low}" to "{LONGEST}"')
+    return found
+
+
+def _microseconds(text: object) -> int | None:
     match = _DURATION.fullmatch(text) if isinstance(text, str) else None
-    if match is None:
-        raise ConfigError(
-            f'{key} = {text!r}: not a duration; write a number and one of {", ".join(_UNITS_US)}: "250ms"'
-        )
-    return round(float(match[1]) * _UNITS_US[match[2]])
+    return None if match is None else round(float(match[1]) * _UNITS_US[match[2]])
+
+
+def quoted(value: object) -> str:
+    """A value as TOML writes it, in one line."""
+    if isinstance(value, str | bool):
+        return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(quoted, value))}]"
+    if isinstance(value, Mapping):
+        return f"{{ {', '.join(f'{key} = {quoted(item)}' for key, item in value.items())} }}"
+    return str(value)
 
 
 class Section:
@@ -29,37 +49,42 @@ class Section:
 
     def __init__(self, name: str, values: object) -> None:
         if not isinstance(values, Mapping):
-            raise ConfigError(f"{name} = {values!r}: must be a table of keys")
+            raise ConfigError(f"{name} = {quoted(values)}: must be a table of keys: [{name}]")
         self.name = name
         self._values = dict(values)
-        self._taken: list[str] = []
+        self._known: dict[str, object] = {}
 
     def __contains__(self, key: str) -> bool:
+        self._known.setdefault(key, None)
         return key in self._values
 
-    def error(self, key: str, value: object, allowed: str) -> ConfigError:
+    def error(self, key: str, allowed: str) -> ConfigError:
         """An error about one key of this section, to be raised by the caller."""
-        return ConfigError(f"{self._path(key)} = {value!r}: {allowed}")
+        return ConfigError(f"{self._path(key)} = {self.quoted(key)}: {allowed}")
+
+    def quoted(self, key: str) -> str:
+        """The value of a key as the file writes it, or its default."""
+        return quoted(self._values.get(key, self._known.get(key)))
 
     def string(self, key: str, default: str | None = None) -> str:
-        """A string that is not empty."""
+        """A string that is not empty and has no control characters, such as newlines."""
         value = self._take(key, default)
-        if not isinstance(value, str) or not value:
-            raise self.error(key, value, "must be a string that is not empty")
-        return value
+        if not _is_text(value):
+            raise self.error(key, "must be a string that is not empty and has no newlines")
+        return str(value)
 
     def choice(self, key: str, allowed: Sequence[str], default: str | None = None) -> str:
         """One of the allowed strings."""
         value = self._take(key, default)
         if value not in allowed:
-            raise self.error(key, value, f"must be one of {', '.join(allowed)}")
+            raise self.error(key, f"must be one of {', '.join(allowed)}")
         return str(value)
 
     def integer(self, key: str, default: int | None = None, *, low: int, high: int = 2**63 - 1) -> int:
         """A whole number in [low, high]."""
         value = self._take(key, default)
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            raise self.error(key, value, f"must be a whole number from {low} to {high}")
+            raise self.error(key, f"must be a whole number from {low} to {high}")
         return value
 
     def number(
@@ -67,31 +92,32 @@ class Section:
     ) -> float:
         """A finite number in [low, high]."""
         value = self._take(key, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise self.error(key, value, "must be a finite number")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < math.inf:
+            raise self.error(key, "must be a finite number")
         if not low <= value <= high:
-            raise self.error(key, value, f"must lie in [{low}, {high}]")
+            raise self.error(
+                key, f"must be at least {low:g}" if high == math.inf else f"must lie in [{low:g}, {high:g}]"
+            )
         return float(value)
 
-    def duration(self, key: str, default: str | None = None) -> int:
-        """A duration, in microseconds."""
-        return duration_us(self._take(key, default), self._path(key))
+    def duration(self, key: str, default: str | None = None, *, low: str = "0s") -> int:
+        """A duration, in microseconds, from ``low`` to a century."""
+        return duration_us(self._take(key, default), self._path(key), low)
 
     def strings(self, key: str, default: Sequence[str] | None = None) -> tuple[str, ...]:
         """A string, or a list of strings that is not empty."""
         value = self._take(key, default)
         values = (value,) if isinstance(value, str) else value
-        if not isinstance(values, list | tuple) or not values or not all(isinstance(v, str) and v for v in values):
-            raise self.error(key, value, "must be a string or a list of strings")
+        if not isinstance(values, list | tuple) or not values or not all(map(_is_text, values)):
+            raise self.error(key, "must be a string, or a list of strings, that are not empty and have no newlines")
         return tuple(values)
 
-    def integers(self, key: str, default: Sequence[int]) -> tuple[int, ...]:
-        """A list of whole numbers >= 1; it may be empty."""
+    def integers(self, key: str, default: Sequence[int], *, high: int) -> tuple[int, ...]:
+        """A list of whole numbers in [1, high]; it may be empty."""
         values = self._take(key, default)
-        sound = isinstance(values, list | tuple) and all(type(v) is int and v >= 1 for v in values)
-        if not sound:
-            raise self.error(key, values, "must be a list of whole numbers >= 1")
-        return tuple(values)  # type: ignore[arg-type]
+        if not isinstance(values, list | tuple) or not all(type(v) is int and 1 <= v <= high for v in values):
+            raise self.error(key, f"must be a list of whole numbers from 1 to {high}")
+        return tuple(values)
 
     def table(self, key: str) -> Section:
         """A table within this one; empty where it is missing."""
@@ -101,25 +127,30 @@ class Section:
         """An array of tables (``[[key]]``); empty where it is missing."""
         values = self._take(key, ())
         if not isinstance(values, list | tuple):
-            raise self.error(key, values, f"must be an array of tables: [[{key}]]")
+            raise self.error(key, f"must be an array of tables: [[{key}]]")
         return [Section(f"{self._path(key)}[{i}]", value) for i, value in enumerate(values)]
 
-    def remaining(self) -> list[str]:
-        """The keys that nobody took yet."""
-        return [key for key in self._values if key not in self._taken]
+    def known(self) -> list[str]:
+        """Every key that was asked for, there or not."""
+        return sorted(self._known)
 
     def close(self) -> None:
-        """Refuse keys that nobody took."""
-        for key in self.remaining():
-            allowed = ", ".join(sorted(set(self._taken)))
-            raise ConfigError(f"{self._path(key)} = {self._values[key]!r}: unknown key; allowed: {allowed}")
+        """Refuse keys that nobody asked for."""
+        for key in self._values:
+            if key not in self._known:
+                raise self.error(key, f"unknown key; allowed: {', '.join(self.known())}")
 
     def _take(self, key: str, default: object) -> object:
-        self._taken.append(key)
+        self._known[key] = default
         value = self._values.get(key, default)
         if value is None:
-            raise ConfigError(f"{self._path(key)}: missing")
+            there = f"; there is {', '.join(self._values)}" if self._values else ""
+            raise ConfigError(f"{self._path(key)}: missing{there}")
         return value
 
     def _path(self, key: str) -> str:
         return f"{self.name}.{key}" if self.name else key
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and value != "" and not _CONTROL.search(value)

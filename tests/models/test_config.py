@@ -152,14 +152,6 @@ def test_an_error_quotes_the_key_the_value_and_what_is_allowed(old: str, new: st
     assert "\n" not in str(error.value)
 
 
-def test_who_decides_at_once_needs_corrections() -> None:
-    text = SMALL.replace("[join]", '[join]\npolicy = "at_once"').replace(
-        "[training]", '[training]\ncorrections = "skip"'
-    )
-    with pytest.raises(ConfigError, match=r'training\.corrections = "skip".*at_once'):
-        parse(text)
-
-
 @pytest.mark.parametrize("address", ["shwn", "s3://bucket/shown", "file:", "file://", "/data/shown", "File:shown"])
 @pytest.mark.parametrize("key", ["impressions", "actions", "examples", "sync", "dead_letters", "metrics"])
 def test_a_log_has_an_address_of_a_known_kind(key: str, address: str) -> None:

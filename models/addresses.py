@@ -1,0 +1,19 @@
+"""Addresses of logs and stores: which kinds there are, so that a typing error is refused before anything is opened."""
+
+from __future__ import annotations
+
+import re
+
+from monobeam.models.section import ConfigError, quoted
+
+# What is addressed: its form for people, and the pattern.
+LOG = ("file:DIRECTORY", r"file:(?!//$).+")
+STORE = ("lmdb:DIRECTORY, memory: or memory:NAME", r"lmdb:.+|memory:.*")
+COLD = ("lmdb:DIRECTORY or memory:", r"lmdb:.+|memory:")
+
+
+def check(kind: tuple[str, str], key: str, address: str) -> None:
+    """ConfigError, naming the kinds there are, for an address that is of none."""
+    form, pattern = kind
+    if not re.fullmatch(pattern, address):
+        raise ConfigError(f"{key} = {quoted(address)}: must be {form}")
