@@ -119,24 +119,26 @@ class OnlineTraining:
         self._trainer = Trainer(config, Store(config.store_spec(), LmdbBackend(str(folder / "store"))))
         self._examples = examples
         self._sync = open_log(f"file:{folder / 'sync'}", 1).appender(0, SYNC)
-        self._committed = time.process_time()
+        self._since_commit = 0.0
         self.commits = 0
 
     def run(self, start: int, stop: int) -> None:
-        """Train on the records of a range; commits fall where a second of CPU time has passed."""
-        offset = start
+        """Train on the records of a range; commits fall where a second of its own CPU time has passed."""
+        offset, began = start, time.process_time()
         while offset < stop:
             for record in records(self._examples.read(0, offset, 1)):
                 self._trainer.train(block.decode(record["block"]), 0, offset)
                 offset += 1
-            if time.process_time() - self._committed >= COMMIT_EVERY_S:
+            if self._since_commit + time.process_time() - began >= COMMIT_EVERY_S:
                 self.commit()
+                began = time.process_time()
+        self._since_commit += time.process_time() - began
 
     def commit(self) -> None:
         self.commits += 1
         events, _ = self._trainer.commit(START_US + self.commits * 1_000_000)
         self._sync.append([event.to_record() for event in events])
-        self._committed = time.process_time()
+        self._since_commit = 0.0
 
     @property
     def rows(self) -> int:

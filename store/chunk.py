@@ -17,7 +17,7 @@ import numpy as np
 from monobeam.store.backend import BackendError, SeenKeys
 from monobeam.store.changes import NO_KEYS, Change
 
-CHUNK_BYTES = 1 << 20
+CHUNK_BYTES = 1 << 18
 SEEN_KEYS = 64 << 10
 
 _ROWS = struct.Struct("<6I")
