@@ -16,6 +16,7 @@ from apache_beam.options.pipeline_options import StandardOptions
 from monobeam.logs import schemas
 from monobeam.logs.log import open_log
 from monobeam.models.config import Config
+from monobeam.pipelines.check import check_features
 from monobeam.pipelines.options import MonobeamOptions, parse
 from monobeam.pipelines.run import quiet, run
 from monobeam.transforms.append import AppendLog
@@ -55,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, int]:
     options, config = parse(argv, "join", __doc__ or "", EXAMPLE)
     ours = options.view_as(MonobeamOptions)
     tailed = bool(options.view_as(StandardOptions).streaming)
+    check_features(config, tailed)
 
     def build(pipeline: beam.Pipeline) -> None:
         join_logs(pipeline, config, tailed=tailed, since_us=ours.since, until_us=ours.until)

@@ -14,6 +14,7 @@ from apache_beam.options.pipeline_options import StandardOptions
 
 from monobeam.logs import schemas
 from monobeam.models.config import Config
+from monobeam.pipelines.check import check_examples
 from monobeam.pipelines.options import parse
 from monobeam.pipelines.run import quiet, run
 from monobeam.store.sync import SYNC
@@ -39,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, int]:
     quiet()
     options, config = parse(argv, "train", __doc__ or "", EXAMPLE)
     tailed = bool(options.view_as(StandardOptions).streaming)
+    check_examples(config, tailed)
 
     def build(pipeline: beam.Pipeline) -> None:
         partitions = pipeline | "Partitions" >> ExamplePartitions(config.join.shards)

@@ -1,0 +1,112 @@
+"""What a configuration names, held against what its logs have: a typing error must not train a worthless model.
+
+A feature that no log has would be empty in every example, and a label whose action never comes would never be
+positive: both train, to the end and without an error.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+
+from monobeam.logs import columns
+from monobeam.logs.fields import fields
+from monobeam.logs.log import Chunk, open_log
+from monobeam.models.config import Config
+from monobeam.models.section import ConfigError, quoted
+
+_DECODERS = {"impressions": columns.impressions, "actions": columns.actions}
+
+
+def check_features(config: Config, tailed: bool = False) -> None:
+    """Compare features and actions with the newest schemas of the raw logs.
+
+    Raises:
+        SystemExit: naming the key, the log and what the log has; also for a log that is not there, unless it is
+            ``tailed``, when it may come yet.
+    """
+    try:
+        impressions = _schemas("impressions", config.logs.impressions, tailed)
+        actions = _schemas("actions", config.logs.actions, tailed)
+        if impressions:
+            _check_features(config, impressions)
+        _check_actions(config, actions)
+    except (ValueError, OSError) as error:
+        raise SystemExit(str(error)) from None
+
+
+def warn_without_positives(config: Config, counters: Mapping[str, int]) -> None:
+    """Say so on standard error if a bounded run has trained, but on no positive example."""
+    if counters.get("ids") and not counters.get("positives"):
+        label = next(label for label in config.labels if label.name == config.model.label)
+        least = "" if label.min_value is None else f" with a value of at least {label.min_value:g}"
+        sys.stderr.write(
+            f"warning: no example has the label {quoted(label.name)}: no "
+            f"action of the type {quoted(label.action)}{least} "
+            f"came within the window in {quoted(config.logs.actions)}; the model has learnt nothing\n"
+        )
+
+
+def check_examples(config: Config, tailed: bool = False) -> None:
+    """SystemExit if a bounded training has no examples log to read."""
+    if not tailed and not open_log(config.logs.examples).partitions():
+        raise SystemExit(_missing("examples", config.logs.examples))
+
+
+def _schemas(kind: str, uris: tuple[str, ...], tailed: bool) -> dict[str, list[str]]:
+    """The newest Avro schema of every partition that has records, by log."""
+    found: dict[str, list[str]] = {}
+    for uri in uris:
+        log = open_log(uri)
+        partitions = log.partitions()
+        if not partitions and not tailed:
+            raise ConfigError(_missing(kind, uri))
+        for number in partitions:
+            if end := log.end(number):
+                newest = log.read(number, end - 1, 1)[-1]
+                _check_schema(kind, uri, newest)
+                found.setdefault(uri, []).append(newest.schema)
+    return found
+
+
+def _missing(kind: str, uri: str) -> str:
+    return f"logs.{kind} = {quoted(uri)}: there is no such log: no partitions and no Avro files"
+
+
+def _check_schema(kind: str, uri: str, newest: Chunk) -> None:
+    """ConfigError if the join would reject every record with this schema."""
+    for reject in _DECODERS[kind](newest, uri, time.time_ns() // 1000).rejects:
+        if reject.reason.startswith("schema: "):
+            raise ConfigError(f"logs.{kind} = {quoted(uri)}: {reject.reason.removeprefix('schema: ')}")
+
+
+def _check_features(config: Config, schemas: Mapping[str, list[str]]) -> None:
+    having = [(uri, fields(schema)) for uri, several in schemas.items() for schema in several]
+    known = sorted({name for _, found in having for name in found.columns} - {"impression_id", "time"})
+    for key, feature in config.features():
+        for uri, found in having:
+            if feature in found.others:
+                raise ConfigError(
+                    f"{key} = {quoted(feature)}: in {uri} it is {found.others[feature]}, which no feature can be"
+                )
+            if key.startswith("numerics") and feature in found.columns and found.columns[feature].is_list:
+                raise ConfigError(
+                    f"{key} = {quoted(feature)}: in {uri} it is a list of {found.columns[feature].base}, not one number"
+                )
+        if feature not in known:
+            raise ConfigError(f"{key} = {quoted(feature)}: not in {', '.join(schemas)}; it has {', '.join(known)}")
+
+
+def _check_actions(config: Config, schemas: Mapping[str, list[str]]) -> None:
+    """An action's type may be an enum: then its symbols are all there can be."""
+    types = [fields(schema).columns["type"] for several in schemas.values() for schema in several]
+    if not types or not all(field.symbols for field in types):
+        return
+    known = sorted({symbol for field in types for symbol in field.symbols})
+    for place, label in enumerate(config.labels):
+        if label.action not in known:
+            raise ConfigError(
+                f"labels[{place}].action = {quoted(label.action)}: not in {', '.join(schemas)}; "
+                f"it has {', '.join(known)}"
+            )
