@@ -232,17 +232,18 @@ class Advance:
         for row, action in zip(rows.tolist(), self._plain(meeting, rows), strict=True):
             position = {name: action.pop(name) for name in ("log", "partition", "offset")}
             reason = BEFORE_IMPRESSION if meeting.early[row] else NO_IMPRESSION
-            payload = json.dumps(action, ensure_ascii=False).encode()
+            record = {"impression_id": action.pop("id"), **action, "ingest_time": int(meeting.actions["arrival"][row])}
+            payload = json.dumps(record, ensure_ascii=False).encode()
             when = int(meeting.when[row])
             letters.append(position | {"count": 1, "reason": reason, "time": when, "payload": payload})
         return sorted(letters, key=lambda letter: [letter[name] for name in ("time", "log", "partition", "offset")])
 
     def _plain(self, meeting: Meeting, rows: Rows) -> list[dict[str, Any]]:
-        """Some actions as plain values: id, type, time, value, position."""
+        """Some actions as plain values: id, time, type, value, position."""
         columns = {name: meeting.actions[name][rows].tolist() for name in (*ACTION_LAYOUT, "log_code")}
         columns["type"] = [self._state.types.names[code] for code in columns["type"]]
         columns["log"] = [self._state.logs.names[code] for code in columns["log_code"]]
-        names = ("id", "type", "time", "value", "log", "partition", "offset")
+        names = ("id", "time", "type", "value", "log", "partition", "offset")
         return [dict(zip(names, values, strict=True)) for values in zip(*(columns[n] for n in names), strict=True)]
 
     def _count_impressions(self, outcome: str, when: Rows) -> None:

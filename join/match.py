@@ -72,15 +72,17 @@ def known_heads(heads: Columns, actions: Columns) -> Rows:
 def assign(heads: Columns, actions: Columns, known: Rows, retention_us: int) -> Assigned:
     """Give each action the head known when it is due, or else the next one that comes while it waits.
 
-    A head from the cold store never meets a waiting action: the action was due before that impression left the hot
-    state, so the impression is still to come (it is known from an earlier life of the engine).
+    A head from the cold store meets no waiting action: the action was due before that impression left the hot state,
+    so the impression is still to come (it is known from an earlier life of the engine). One that does not come again,
+    and is known from its first moment, meets those that are before it: the earlier life gave them up at that moment.
     """
     first = np.searchsorted(heads["code"], actions["code"], side="left")
     end = np.searchsorted(heads["code"], actions["code"], side="right")
     after = _latest(heads, actions, first) + 1
     ahead = np.flatnonzero((known < 0) & (after < end))
-    cold = heads["origin"][after[ahead]] == COLD
-    after[ahead[cold]] += 1
+    next_ = after[ahead]
+    gave_up = (heads["start"][next_] <= heads["leave"][next_]) & (actions["time"][ahead] < heads["time"][next_])
+    after[ahead[(heads["origin"][next_] == COLD) & ~gave_up]] += 1
     ahead = ahead[after[ahead] < end[ahead]]
     ahead = ahead[heads["start"][after[ahead]] <= actions["due"][ahead] + retention_us]
 
