@@ -79,7 +79,7 @@ class _Engines:
     def get(self, job: str, shard: int, token: bytes | None, rebuild: Callable[[], _Cached]) -> _Cached:
         with self._lock:
             cached = self._cached.get((job, shard))
-        if cached is None or token is None or cached.token != token:
+        if cached is None or not token or cached.token != token:
             cached = rebuild()
             with self._lock:
                 self._cached[job, shard] = cached
@@ -127,6 +127,7 @@ class _JoinBlocks(beam.DoFn):
         cached.engine.add(batch)
         self._write(cached, _ADD + data, journal, snapshot, token)
         self._schedule(cached, due)
+        self._count(cached)
         if block.kind(batch) == "rejects":  # no timer will ever fire for them
             yield self._report(shard, cached)
 
@@ -144,17 +145,21 @@ class _JoinBlocks(beam.DoFn):
         cached = self._open(shard, journal, snapshot, token)
         advanced = cached.engine.advance(watermark_us)
         self._write(cached, _ADVANCE + struct.pack("<q", watermark_us), journal, snapshot, token)
+        self._count(cached)
         if self._tailed:
             cached.pace.fired(watermark_us, time.time_ns() // 1000)
             self._schedule(cached, due)
         yield from self._emit(shard, cached, advanced)
 
     def _open(self, shard: int, journal: Any, snapshot: Any, token: Any) -> _Cached:
-        return _engines.get(self._job, shard, token.read(), lambda: self._rebuild(shard, journal, snapshot, token))
+        """The engine as the state has it. Until ``_write`` it mirrors none: whatever raises leaves it halfway."""
+        cached = _engines.get(self._job, shard, token.read(), lambda: self._rebuild(shard, journal, snapshot))
+        cached.token = b""
+        return cached
 
-    def _rebuild(self, shard: int, journal: Any, snapshot: Any, token: Any) -> _Cached:
+    def _rebuild(self, shard: int, journal: Any, snapshot: Any) -> _Cached:
         engine = JoinEngine(self._settings[shard], _engines.cold(self._cold))
-        cached = _Cached(engine, Pace(self._settings[shard].tick_us), token.read() or b"")
+        cached = _Cached(engine, Pace(self._settings[shard].tick_us))
         saved = snapshot.read()
         if saved:
             engine.restore(saved)
@@ -187,7 +192,8 @@ class _JoinBlocks(beam.DoFn):
             return
         next_due = cached.engine.next_due()
         if next_due is not None:
-            due.set(Timestamp(micros=cached.pace.next(next_due)))
+            # Beam carries timers in milliseconds and cuts off the rest: one that fires too early finds nothing due.
+            due.set(Timestamp(micros=-(-cached.pace.next(next_due) // 1000) * 1000))
 
     def _emit(self, shard: int, cached: _Cached, advanced: Advanced) -> Iterator[Any]:
         for examples in advanced.examples:
@@ -197,25 +203,25 @@ class _JoinBlocks(beam.DoFn):
         yield self._report(shard, cached)
 
     def _report(self, shard: int, cached: _Cached) -> beam.pvalue.TaggedOutput:
-        """The conservation counters as they are now, for Beam and for the log of metrics."""
-        counters = cached.engine.counters
-        self._count(cached, counters)
+        """The conservation counters as they are now, for the log of metrics."""
         record = {
             "component": "join",
             "key": str(shard),
             "position": 0,
             "time": time.time_ns() // 1000,
-            "values": {name: float(count) for name, count in counters.items()},
+            "values": {name: float(count) for name, count in cached.engine.counters.items()},
             "arrays": {},
         }
         return beam.pvalue.TaggedOutput(METRICS, run_of(0, schemas.METRICS, record))
 
-    def _count(self, cached: _Cached, counters: Mapping[str, int]) -> None:
+    def _count(self, cached: _Cached) -> None:
+        """Tell Beam what the counters have gained in this bundle; of earlier ones a rebuilt engine knows nothing."""
+        counters = cached.engine.counters
         for name, count in counters.items():
             difference = count - cached.reported.get(name, 0)
             if difference:
                 Metrics.counter("monobeam.join", name).inc(difference)
-        cached.reported = dict(counters)
+        cached.reported = counters
 
 
 def _example_record(shard: int, examples: pa.RecordBatch) -> dict[str, Any]:

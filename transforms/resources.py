@@ -7,15 +7,21 @@ readers remember how far they have scanned. So they live here, one per process, 
 from __future__ import annotations
 
 import json
+import logging
 import threading
+import time
 from collections.abc import Mapping
 from typing import Any
 
 from monobeam.logs.log import Appender, Log, open_log
 
+LOOK_EVERY_S = 10.0
+
+_LOGGER = logging.getLogger(__name__)
 _lock = threading.RLock()
 _logs: dict[tuple[str, int], Log] = {}
 _appenders: dict[tuple[str, int], Appender] = {}
+_looked: dict[str, tuple[float, set[int]]] = {}
 
 
 def reader(uri: str, partition: int) -> Log:
@@ -37,6 +43,20 @@ def append(uri: str, schema: str, partition: int, count: int, payload: bytes) ->
         return appender.append_payload(count, payload)
 
 
+def warn_of_unread(uri: str, count: int) -> None:
+    """Log, once each, the partitions of a log from number ``count`` on: a job reads those that it was built for."""
+    with _lock:
+        looked, known = _looked.get(uri, (-LOOK_EVERY_S, set()))
+        if time.monotonic() - looked < LOOK_EVERY_S:
+            return
+        unread = {number for number in open_log(uri).partitions() if number >= count}
+        for number in sorted(unread - known):
+            _LOGGER.warning(
+                "%s: partition %d is not read: this job was built for %d; start it again", uri, number, count
+            )
+        _looked[uri] = time.monotonic(), unread
+
+
 def close_all() -> None:
     """Close every appender of this process (the end of a pipeline, or of a test)."""
     with _lock:
@@ -44,3 +64,4 @@ def close_all() -> None:
             appender.close()
         _appenders.clear()
         _logs.clear()
+        _looked.clear()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,7 @@ from monobeam.logs import block, schemas
 from monobeam.logs.log import records
 from monobeam.models.config import Config
 from monobeam.models.trainer import Trainer
+from monobeam.models.window import BlockReport
 from monobeam.store import sync
 from monobeam.store.backend import open_backend
 from monobeam.store.store import Store
@@ -30,6 +32,7 @@ from monobeam.transforms.append import Run, run_of
 from monobeam.transforms.tracker import END_OF_TIME, Ranges, RangesTracker
 
 METRICS = "metrics"
+COUNTED = ("examples", "corrections", "skipped", "repeated", "forgotten", "passed_over", "positives", "ids")
 
 
 @dataclass(frozen=True)
@@ -97,9 +100,28 @@ def _position(trainer: Trainer, partition: int) -> int:
 def close_all() -> None:
     """Close the stores of this process without a commit (the end of a pipeline, or of a test)."""
     with _lock:
-        for trainer in _trainers.values():
-            trainer.store.close()
+        trainers = list(_trainers.values())
         _trainers.clear()
+    for trainer in trainers:
+        trainer.store.close()
+
+
+@contextmanager
+def _held(settings: TrainSettings) -> Iterator[Trainer]:
+    """The trainer, with its store locked; on any exception it is dropped, as what it has in memory is half a block."""
+    while True:
+        trainer = _trainer(settings)
+        with trainer.store.lock:
+            if _trainers.get(settings.store) is not trainer:  # dropped while this thread waited for it
+                continue
+            try:
+                yield trainer
+            except BaseException:
+                with _lock:
+                    trainer.store.close()
+                    _trainers.pop(settings.store, None)
+                raise
+            return
 
 
 class _Examples(beam.DoFn, beam.transforms.core.RestrictionProvider):
@@ -120,33 +142,30 @@ class _Examples(beam.DoFn, beam.transforms.core.RestrictionProvider):
         end = resources.reader(self._settings.examples, partition).end(partition)
         return max(0, min(restriction.stops[0], end) - restriction.starts[0])
 
-    def _train(self, partition: int, stop: int) -> Iterator[Any]:
-        """Train on what the log holds from the store's position on, up to one commit; emit what it changed."""
-        trainer = _trainer(self._settings)
+    def _train(self, partition: int, stop: int) -> tuple[int, list[Any]]:
+        """Train on what the log holds from the store's position on, up to one commit.
+
+        Gives the next offset and what to emit: only then, as others wait for the store meanwhile.
+        """
         log = resources.reader(self._settings.examples, partition)
-        deadline = time.monotonic() + self._settings.commit_every_us / 1e6
-        trained = False
-        with trainer.store.lock:
+        with _held(self._settings) as trainer:
+            deadline = time.monotonic() + self._settings.commit_every_us / 1e6
             offset = _position(trainer, partition)
-            while offset < stop and time.monotonic() < deadline:
+            while offset < stop:
                 chunks = log.read(partition, offset, min(self.MAX_BLOCKS, stop - offset))
                 for record in records(chunks):
-                    report = trainer.train(block.decode(record["block"]), partition, offset)
-                    Metrics.counter("monobeam.train", "examples").inc(report.examples)
-                    Metrics.counter("monobeam.train", "skipped").inc(report.skipped)
+                    _count(trainer.train(block.decode(record["block"]), partition, offset))
                     offset += 1
-                    trained = True
-                if not chunks:
+                if not chunks or time.monotonic() > deadline:
                     break
-            if trained:
-                yield from self._commit(trainer, partition)
+            return offset, self._commit(trainer, partition, final=offset >= stop)
 
-    def _commit(self, trainer: Trainer, partition: int) -> Iterator[Any]:
+    def _commit(self, trainer: Trainer, partition: int, *, final: bool) -> list[Any]:
         started = time.monotonic()
         now_us = time.time_ns() // 1000
-        events, metrics = trainer.commit(now_us)
-        for event in events:
-            yield run_of(event.shard, sync.SYNC, event.to_record())
+        events, metrics = trainer.commit(now_us, final=final)
+        if not events:
+            return []
         commit_ms = (time.monotonic() - started) * 1e3
         Metrics.distribution("monobeam.train", "commit_us").update(int(commit_ms * 1e3))
         record = {
@@ -157,7 +176,14 @@ class _Examples(beam.DoFn, beam.transforms.core.RestrictionProvider):
             "values": metrics["values"] | {"commit_ms": commit_ms},
             "arrays": metrics["arrays"],
         }
-        yield beam.pvalue.TaggedOutput(METRICS, run_of(0, schemas.METRICS, record))
+        runs = [run_of(event.shard, sync.SYNC, event.to_record()) for event in events]
+        return [*runs, beam.pvalue.TaggedOutput(METRICS, run_of(0, schemas.METRICS, record))]
+
+
+def _count(report: BlockReport) -> None:
+    for name in COUNTED:
+        if count := getattr(report, name):
+            Metrics.counter("monobeam.train", name).inc(count)
 
 
 class _ReadExamples(_Examples):
@@ -165,12 +191,17 @@ class _ReadExamples(_Examples):
 
     def process(self, partition: int, tracker: Any = beam.DoFn.RestrictionParam()) -> Iterator[Any]:
         (stop,) = tracker.current_restriction().stops
-        while (offset := _position(_trainer(self._settings), partition)) < stop:
-            yield from self._train(partition, stop)
-            if _position(_trainer(self._settings), partition) == offset:
+        before = -1
+        while True:
+            reached, outputs = self._train(partition, stop)
+            yield from outputs
+            if reached >= stop:
+                break
+            if reached == before:
                 raise OSError(
-                    f"{self._settings.examples}: partition {partition} ended at {offset}, {stop} was promised"
+                    f"{self._settings.examples}: partition {partition} ended at {reached}, {stop} was promised"
                 )
+            before = reached
         tracker.try_claim((0, stop))
 
 
@@ -181,7 +212,8 @@ class _TailExamples(_Examples):
 
     @beam.DoFn.unbounded_per_element()
     def process(self, partition: int, tracker: Any = beam.DoFn.RestrictionParam()) -> Iterator[Any]:
-        yield from self._train(partition, END_OF_TIME)
-        reached = _position(_trainer(self._settings), partition)
+        resources.warn_of_unread(self._settings.examples, self._settings.config.join.shards)
+        reached, outputs = self._train(partition, END_OF_TIME)
+        yield from outputs
         tracker.try_claim((0, reached))
         tracker.defer_remainder(Duration(micros=self._settings.poll_us))
