@@ -23,13 +23,14 @@ class FactorizationMachine(nn.Module):
     """``bias + sum_s w_s + sum_{s<t} <v_s, v_t>``, and a term in the numbers; without pairs: logistic regression.
 
     The pairs cost O(S k) by Rendle's identity (2010): ``(|sum_s v_s|^2 - sum_s |v_s|^2) / 2``. A bag of several ids
-    counts as one field whose vector is their sum, so pairs within a bag do not interact.
+    counts as one field whose vector is their sum, so pairs within a bag do not interact. The bias is not learnt:
+    ``set_bias`` sets it.
     """
 
     def __init__(self, numerics: int, pairs: bool = True) -> None:
         super().__init__()
         self.pairs = pairs
-        self.bias = nn.Parameter(torch.zeros(()))
+        self.bias = nn.Parameter(torch.zeros(()), requires_grad=False)
         self.numeric = nn.Parameter(torch.zeros(numerics)) if numerics else None
 
     def forward(self, pooled: Tensor, numeric: Tensor) -> Tensor:
@@ -60,6 +61,7 @@ class DeepFM(nn.Module):
             layers += [nn.Linear(width, units), nn.ReLU()]
             width = units
         self.deep = nn.Sequential(*layers, nn.Linear(width, 1))
+        nn.init.zeros_(self.deep[-1].bias)  # type: ignore[arg-type]
 
     def forward(self, pooled: Tensor, numeric: Tensor) -> Tensor:
         """Logits [B] of pooled rows [S, B, 1 + k] and numeric inputs [B, K]."""
@@ -80,3 +82,11 @@ def build(config: Config) -> nn.Module:
         if model.kind == "fm":
             return FactorizationMachine(numerics)
         return DeepFM(len(config.slots), numerics, model.dim, model.hidden)
+
+
+def set_bias(model: nn.Module, logit: float) -> None:
+    """Set what a module of ``build`` says where it knows nothing."""
+    machine = model.fm if isinstance(model, DeepFM) else model
+    assert isinstance(machine, FactorizationMachine)
+    with torch.no_grad():
+        machine.bias.fill_(logit)

@@ -22,9 +22,10 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from monobeam.join.examples import CORRECTION, NEGATIVE
 from monobeam.models.arithmetic import fix_threads_and_order, training_arithmetic
+from monobeam.models.base_rate import BaseRate
 from monobeam.models.bridges import TABLE
 from monobeam.models.config import Config
-from monobeam.models.deepfm import build
+from monobeam.models.deepfm import build, set_bias
 from monobeam.models.dense import DenseWeights
 from monobeam.models.features import FeatureEncoder
 from monobeam.models.reach import Reach
@@ -58,6 +59,7 @@ class Trainer:
         self._clock_s = int(meta.get("clock_s", 0))
         self._rate = float(meta.get("rate", config.join.negative_rate))
         self._reach = Reach(meta.get("reach", {}))
+        self._base_rate = BaseRate(meta.get("base_rate", (1.0, 1.0)))
         self._advanced = False
         self._dense_changed = bool(meta.get("dense_waits", False))
         self._dense_synced_us: int | None = None
@@ -109,6 +111,7 @@ class Trainer:
                     "rate": self._rate,
                     "clock_s": self._clock_s,
                     "reach": self._reach.save(),
+                    "base_rate": self._base_rate.save(),
                     "dense_waits": self._dense_changed and not publish,
                 },
             )
@@ -160,6 +163,8 @@ class Trainer:
         assert pooled.grad is not None
         self.store.push(pulled, np.ascontiguousarray(pooled.grad.numpy().reshape(pulled.pooled.shape)))
         self._dense.step()
+        self._base_rate.add(labels, weights)
+        set_bias(self.model, self._base_rate.logit)
         self._dense_changed = True
         sampled = np.asarray(block.column("_rate"))[np.asarray(block.column("_kind")) == NEGATIVE]
         self._rate = float(sampled.min()) if len(sampled) else self._rate

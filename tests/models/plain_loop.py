@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pyarrow as pa
 import torch
@@ -26,6 +28,7 @@ class PlainLoop:
         self.rows: dict[int, torch.Tensor] = {}
         self.sums: dict[int, torch.Tensor] = {}
         self.encoder = FeatureEncoder(config)
+        self.positives = self.negatives = 1.0
 
     def step(self, block: pa.RecordBatch) -> None:
         torch.set_flush_denormal(True)
@@ -54,6 +57,9 @@ class PlainLoop:
         root = torch.from_numpy(np.sqrt(sums.numpy()))
         rows = rows - self.config.training.sparse.learning_rate * gradients / root
         self.adam.step()
+        self.positives += float(weights[labels > 0.5].sum())
+        self.negatives += float(weights[labels < 0.5].sum())
+        self.model.fm.bias.data.fill_(math.log(self.positives / self.negatives))
         for i, key in enumerate(distinct.tolist()):
             self.rows[key], self.sums[key] = rows[i], sums[i]
 

@@ -134,8 +134,8 @@ def test_a_cross_is_every_combination_of_a_row_s_values(rows: list[tuple[list[st
 def test_of_a_large_cross_the_first_ids_count() -> None:
     kind = pa.list_(pa.int64())
     long, short = list(range(3000)), [1, 2, 3]
-    columns = {"a": pa.array([long, short], kind), "b": pa.array([long, short], kind), "c": pa.array([long, []], kind)}
-    one, two = (slot(f'features = ["a", "b", "{more}"]') for more in ("a", "c"))
+    columns = {name: pa.array([long, short], kind) for name in ("a", "b", "d")} | {"c": pa.array([long, []], kind)}
+    one, two = (slot(f'features = ["a", "b", "{more}"]') for more in ("d", "c"))
     crossed, small = bags(encode(config(slot('features = ["a", "b"]')), columns))
     assert (len(crossed), len(small)) == (MAX_CROSS_IDS, 9)
     pairs = {"a": pa.array([long[:4]], kind), "b": pa.array([long], kind)}
