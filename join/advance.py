@@ -213,7 +213,8 @@ class Advance:
         latest = int(until.max(initial=clock))
         actions = self._cold_actions(meeting)
         if batches or actions:
-            self._cold.write(ColdWrite(settings.shard, clock, [(batch, latest) for batch in batches], actions))
+            expiring = [(batch, latest) for batch in batches]
+            self._cold.write(ColdWrite(settings.shard, settings.shards, clock, expiring, actions))
         hot.remove(leaving)
         hot.features.release(heads.borrowed)
 

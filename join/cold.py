@@ -5,9 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, NamedTuple, Protocol
 
 import pyarrow as pa
+
+_EXPIRED_AT_ONCE = 4096
 
 ACTION = pa.struct(
     {
@@ -39,13 +42,14 @@ HEAD = pa.schema(
 
 @dataclass(frozen=True)
 class ColdWrite:
-    """What one advance of one shard does to the cold store.
+    """What one advance of one of ``shards`` shards does to the cold store.
 
     First ``actions`` (id, fields of ACTION) join impressions that are there; then ``impressions`` (columns HEAD, then
     features) replace older ones of the same id, and may go after ``until_us``. ``clock_us``: how far the shard is.
     """
 
     shard: int
+    shards: int
     clock_us: int
     impressions: Sequence[tuple[pa.RecordBatch, int]] = ()
     actions: Sequence[tuple[str, Mapping[str, Any]]] = ()
@@ -117,8 +121,10 @@ class MemoryCold:
                 self._later.setdefault(id_, []).append(action)
             for batch, until in change.impressions:
                 for row, id_ in enumerate(batch.column("_id").to_pylist()):
+                    self._rows.pop(id_, None)
                     self._rows[id_] = (batch, row, until)
                     self._later.pop(id_, None)
+            self._clocks = {shard: clock for shard, clock in self._clocks.items() if shard < change.shards}
             self._clocks[change.shard] = change.clock_us
             self._expire(min(self._clocks.values()))
 
@@ -126,8 +132,8 @@ class MemoryCold:
         """As ColdStore says."""
 
     def _expire(self, clock_us: int) -> None:
-        # Ids lie in order of their first write: what is looked at in vain is at the front only once.
-        for id_ in list(self._rows)[:4096]:
+        # Ids lie in the order of their last write, which is nearly that of their expiry.
+        for id_ in list(islice(self._rows, _EXPIRED_AT_ONCE)):
             if self._rows[id_][2] >= clock_us:
                 break
             del self._rows[id_]

@@ -28,8 +28,12 @@ _BLOCK_ROWS = 1024
 _FAN = 4
 _MAX_MERGED = 1 << 22
 _EXPIRED_AT_ONCE = 64
+_MAP_BYTES = 1 << 40  # address space, not memory or disk
+_MIN_MAP_BYTES = 1 << 20
 _NUMBER = struct.Struct(">Q")
 _UNTIL = struct.Struct(">qQ")
+_SHARD = struct.Struct(">I")
+_CLOCK = struct.Struct("<q")
 
 U64 = npt.NDArray[np.uint64]
 
@@ -51,8 +55,7 @@ class LmdbCold:
 
     def __init__(self, directory: str | Path) -> None:
         Path(directory).mkdir(parents=True, exist_ok=True)
-        # Without metasync a crash of the machine may lose the last writes, which are then written again, but no more.
-        self._env = lmdb.open(str(directory), map_size=1 << 40, max_dbs=7, metasync=False, readahead=False)
+        self._env = _open(str(directory))
         names = ("blocks", "shapes", "expiry", "runs", "arrays", "later", "clocks")
         self._blocks, self._shapes, self._expiry, self._runs, self._arrays, self._later, self._clocks = (
             self._env.open_db(name.encode()) for name in names
@@ -93,8 +96,15 @@ class LmdbCold:
             self._add(txn, change)
             if change.impressions:
                 self._put(txn, change)
-            txn.put(struct.pack(">I", change.shard), struct.pack("<q", change.clock_us), db=self._clocks)
-            self._expire(txn, min(struct.unpack("<q", clock)[0] for _, clock in txn.cursor(self._clocks)))
+            self._expire(txn, self._clock(txn, change))
+
+    def _clock(self, txn: Any, change: ColdWrite) -> int:
+        """Note how far the shard is; returns how far all are. Those of a join that had more of them are forgotten."""
+        txn.put(_SHARD.pack(change.shard), _CLOCK.pack(change.clock_us), db=self._clocks)
+        cursor = txn.cursor(self._clocks)
+        while cursor.set_range(_SHARD.pack(change.shards)):
+            cursor.delete()
+        return min(int(_CLOCK.unpack(clock)[0]) for _, clock in txn.cursor(self._clocks))
 
     def _put(self, txn: Any, change: ColdWrite) -> None:
         number = self._next(txn, self._blocks)
@@ -228,3 +238,16 @@ class LmdbCold:
         cursor.set_range(_NUMBER.pack(number << _ROW_BITS))
         while len(cursor.key()) and _NUMBER.unpack(cursor.key())[0] >> _ROW_BITS == number:
             cursor.delete()
+
+
+def _open(directory: str) -> Any:
+    """Open with as much address space as there is, up to _MAP_BYTES."""
+    map_bytes = _MAP_BYTES
+    while True:
+        try:
+            # Without metasync a crash of the machine may lose the last writes, and no more: they are written again.
+            return lmdb.open(directory, map_size=map_bytes, max_dbs=7, metasync=False, readahead=False)
+        except lmdb.MemoryError:
+            if map_bytes <= _MIN_MAP_BYTES:
+                raise
+            map_bytes //= 2

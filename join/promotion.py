@@ -26,7 +26,7 @@ def cast(array: pa.Array, to: pa.DataType) -> pa.Array:
         return array
     if pa.types.is_list(to) and not pa.types.is_list(array.type) and not pa.types.is_null(array.type):
         values = cast(array, to.value_type)
-        offsets = pa.array(range(len(array) + 1), pa.int32(), mask=None)
+        offsets = pa.array(range(len(array) + 1), pa.int32())
         lists = pa.ListArray.from_arrays(offsets, values)
         return pc.if_else(array.is_valid(), lists, pa.scalar(None, to))
     # int64 beyond 2^53 becomes the nearest double.

@@ -18,7 +18,7 @@ class Label:
 
 @dataclass(frozen=True)
 class JoinSettings:
-    """Settings of one shard of a join; every duration and time is in microseconds.
+    """Settings of ``shard``, one of ``shards`` of a join; every duration and time is in microseconds.
 
     An action counts for the labels of its impression if ``0 <= action time - impression time <= window_us``. For
     ``retention_us`` more, an impression stays known for late actions, and an action waits that long for a late
@@ -40,6 +40,7 @@ class JoinSettings:
     seed: int = 0
     max_block_rows: int = 1024
     shard: int = 0
+    shards: int = 1
     since_us: int | None = None
     until_us: int | None = None
 
@@ -50,6 +51,8 @@ class JoinSettings:
         for name in ("retention_us", "shard", "seed"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)}: must not be negative")
+        if self.shard >= self.shards:
+            raise ValueError(f"shard={self.shard}: must be below shards={self.shards}")
         if not 0.0 < self.negative_rate <= 1.0:
             raise ValueError(f"negative_rate={self.negative_rate}: must be in (0, 1]")
         if self.policy not in POLICIES:

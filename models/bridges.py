@@ -50,6 +50,7 @@ def join_settings(config: Config, shard: int, since_us: int | None, until_us: in
         seed=join.seed,
         max_block_rows=join.max_block_rows,
         shard=shard,
+        shards=join.shards,
         since_us=since_us,
         until_us=until_us,
     )

@@ -36,6 +36,7 @@ def settings(draw):
         seed=draw(st.integers(0, 3)),
         max_block_rows=draw(st.sampled_from([1, 3, 1000])),
         shard=draw(st.integers(0, 2)),
+        shards=3,
     )
 
 

@@ -79,7 +79,7 @@ def test_at_once_decides_with_the_impression_and_corrects_with_each_action_that_
 
 def test_blocks_are_cut_at_ticks_and_at_the_limit_and_sorted():
     records = [impression(id_, time, i) for i, (id_, time) in enumerate([("b", 3), ("a", 3), ("d", 3), ("c", 6)])]
-    run = at_once(records, replace(SIMPLE, max_block_rows=2, shard=4))
+    run = at_once(records, replace(SIMPLE, max_block_rows=2, shard=4, shards=5))
     decoded = [block.decode(data) for data in run.examples]
     assert [batch.column("_id").to_pylist() for batch in decoded] == [["a", "b"], ["d"], ["c"]]
     assert [batch.schema.metadata[b"tick"] for batch in decoded] == [b"2", b"2", b"3"]

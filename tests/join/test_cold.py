@@ -1,6 +1,7 @@
 """What every cold store does."""
 
 import multiprocessing
+import resource
 
 import pyarrow as pa
 import pytest
@@ -31,8 +32,8 @@ def rows(ids, time=1, actions=(), **features):
     return pa.RecordBatch.from_pydict(columns | {name: pa.array(values) for name, values in features.items()})
 
 
-def write(cold, *batches, shard=0, clock=0, until=100, actions=()):
-    cold.write(ColdWrite(shard, clock, [(batch, until) for batch in batches], actions))
+def write(cold, *batches, shard=0, shards=2, clock=0, until=100, actions=()):
+    cold.write(ColdWrite(shard, shards, clock, [(batch, until) for batch in batches], actions))
 
 
 def get(cold, *ids):
@@ -86,6 +87,23 @@ def test_expires_once_every_shard_has_passed(cold):
     assert get(cold, "a", "b") == {}
 
 
+def test_a_shard_that_is_no_more_holds_nothing_back(cold):
+    for shard in range(4):
+        write(cold, rows([f"{shard}"]), until=10, shard=shard, shards=4, clock=5)
+    write(cold, shard=0, clock=20)
+    assert set(get(cold, "0", "1", "2", "3")) == {"0", "1", "2", "3"}
+    write(cold, shard=1, clock=20)
+    assert get(cold, "0", "1", "2", "3") == {}
+
+
+def test_what_is_written_again_for_longer_holds_nothing_else_back(cold):
+    write(cold, rows(["a"]), until=10, shards=1)
+    write(cold, rows(["b"]), until=10, shards=1)
+    write(cold, rows(["a"]), until=100, shards=1)
+    write(cold, clock=50, shards=1)
+    assert set(get(cold, "a", "b")) == {"a"}
+
+
 def test_many_writes_with_replacements_and_expiry(cold):
     """Enough for several levels of merged runs, blocks that are cut, and ids that come back."""
     kept, newest = 40, {}
@@ -113,6 +131,23 @@ def test_lmdb_shrinks_to_nothing_when_all_has_expired(tmp_path):
         assert [txn.stat(db)["entries"] for db in dbs] == [0] * 5
     write(cold, rows(["again"]), until=2000)
     assert set(get(cold, "again", "5-0")) == {"again"}
+    cold.close()
+
+
+def _write_with_little_address_space(directory):
+    resource.setrlimit(resource.RLIMIT_AS, (64 << 30, resource.getrlimit(resource.RLIMIT_AS)[1]))
+    cold = LmdbCold(directory)
+    write(cold, rows(["a"], x=[1]))
+    cold.close()
+
+
+def test_lmdb_opens_with_the_address_space_that_there_is(tmp_path):
+    other = multiprocessing.get_context("spawn").Process(target=_write_with_little_address_space, args=(tmp_path,))
+    other.start()
+    other.join()
+    assert other.exitcode == 0
+    cold = LmdbCold(tmp_path)
+    assert set(get(cold, "a")) == {"a"}
     cold.close()
 
 

@@ -108,6 +108,7 @@ def test_policies_decide_at_the_end_of_the_window_with_the_last_label_or_at_once
         ({"tick_us": -1}, "tick_us=-1"),
         ({"retention_us": -1}, "retention_us=-1"),
         ({"max_block_rows": 0}, "max_block_rows=0"),
+        ({"shard": 2, "shards": 2}, "shard=2: must be below shards=2"),
         ({"negative_rate": 0.0}, "negative_rate=0.0"),
         ({"negative_rate": 1.5}, "negative_rate=1.5"),
         ({"policy": "guess"}, "policy='guess': must be one of at_once, settled, wait"),

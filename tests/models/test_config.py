@@ -75,7 +75,8 @@ def test_the_store_has_one_table_with_a_row_of_weight_and_factors() -> None:
 
 def test_the_join_gets_its_settings() -> None:
     config = load(EXAMPLE)
-    settings = config.join_settings(2, since_us=5, until_us=7)
+    settings = config.join_settings(0, since_us=5, until_us=7)
+    assert settings.shards == config.join.shards
     assert settings.window_us == config.join.window_us
     assert settings.negative_rate == config.join.negative_rate
     assert [label.name for label in settings.labels] == ["like"]
