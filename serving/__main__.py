@@ -5,21 +5,25 @@ from __future__ import annotations
 import argparse
 import gc
 import logging
+import math
+import resource
 import signal
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import uvicorn
 
 from monobeam.models import config as model_config
 from monobeam.serving.app import create_app
-from monobeam.serving.service import Service, ServiceOptions
+from monobeam.serving.connections import Connections
+from monobeam.serving.service import OptionError, Service, ServiceOptions
 
 SWITCH_INTERVAL_S = 0.0005
 GRACE_S = 5
-MAX_CONNECTIONS = 1024
+BACKLOG = 256  # also the most connections that are accepted at once
+SPARE_FILES = BACKLOG + 256  # for the store, logs and libraries
 
 DESCRIPTION = """\
 Ranks candidates over HTTP with a model that is being trained. Loads the parameter store once, then follows the sync
@@ -55,14 +59,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     logging.basicConfig(level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
-        config = model_config.load(options.config)
-    except (OSError, model_config.ConfigError) as error:
-        return _refuse(f"--config: {error}")
-    try:
-        listening = _listen(options.host, options.port)
-    except OSError as error:
-        return _refuse(f"--host {options.host} --port {options.port}: {error}")
-    service = Service(config, _service_options(options, config), now_us=lambda: time.time_ns() // 1000)
+        service, listening = _open(options)
+    except OptionError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
     # The follower works in Python beside the requests; with the default of 5 ms it could hold a request up for as long.
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     # uvicorn drains, then raises the signal again for the handler from before; to have drained is to have ended well.
@@ -74,6 +74,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Server(_uvicorn_config(service, options.log_level)).run(sockets=[listening])
     gc.unfreeze()
     return 0
+
+
+def _open(options: argparse.Namespace) -> tuple[Service, socket.socket]:
+    """A service that can start and a socket to answer on; OptionError where an option does not allow it."""
+    config = _config(options.config)
+    service = Service(config, _service_options(options, config), now_us=lambda: time.time_ns() // 1000)
+    try:
+        listening = _listen(options.host, options.port)
+    except OSError as error:
+        raise OptionError(f"--host {options.host} --port {options.port}: {error}") from error
+    try:
+        service.open()
+    except OptionError:
+        listening.close()
+        raise
+    return service, listening
+
+
+def _config(path: str) -> model_config.Config:
+    try:
+        return model_config.load(path)
+    except (OSError, ValueError) as error:
+        raise OptionError(f"--config: {error}") from error
 
 
 def parser() -> argparse.ArgumentParser:
@@ -93,7 +116,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--metrics", metavar="URI", help="the metrics log of the pipelines, for the live page")
     result.add_argument(
         "--partition",
-        type=_at_least(0),
+        type=_whole(0),
         default=0,
         metavar="N",
         help="partition of the served log; one per server (default: %(default)s)",
@@ -103,30 +126,51 @@ def parser() -> argparse.ArgumentParser:
     )
     result.add_argument(
         "--port",
-        type=_at_least(0),
+        type=_whole(0, 65535),
         default=8080,
         help="port to listen on; 0 takes a free one and prints it (default: %(default)s)",
     )
     result.add_argument(
         "--max-candidates",
-        type=_at_least(1),
+        type=_whole(1),
         default=1000,
         metavar="N",
         help="most candidates of a request (default: %(default)s)",
     )
     result.add_argument(
         "--max-body",
-        type=_at_least(1),
+        type=_whole(1),
         default=4 << 20,
         metavar="BYTES",
         help="largest body of a request (default: %(default)s)",
     )
     result.add_argument(
         "--max-waiting",
-        type=_at_least(1),
+        type=_whole(1),
         default=64,
         metavar="N",
         help="most requests under way; others get 503 (default: %(default)s)",
+    )
+    result.add_argument(
+        "--max-connections",
+        type=_whole(1),
+        default=1000,
+        metavar="N",
+        help="most connections; the one longest without a request makes room for the next (default: %(default)s)",
+    )
+    result.add_argument(
+        "--read-timeout",
+        type=_seconds,
+        default=5.0,
+        metavar="SECONDS",
+        help="how long a request may take to arrive; then 408 (default: %(default)s)",
+    )
+    result.add_argument(
+        "--allowed-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a name under which clients know this server, besides localhost and --host; may be repeated; * for any",
     )
     result.add_argument(
         "--log-level", choices=["debug", "info", "warning", "error"], default="warning", help="(default: %(default)s)"
@@ -135,12 +179,15 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _uvicorn_config(service: Service, log_level: str) -> uvicorn.Config:
+    limit = _connection_limit(service.options.max_connections)
+    connections = Connections(limit, service.options.read_timeout_s)
     return uvicorn.Config(
         create_app(service),
         log_config=None,
         log_level=log_level,
         access_log=False,
-        limit_concurrency=MAX_CONNECTIONS,
+        backlog=BACKLOG,
+        http=connections.protocol,  # type: ignore[arg-type]
         timeout_graceful_shutdown=GRACE_S,
     )
 
@@ -156,6 +203,10 @@ def _service_options(options: argparse.Namespace, config: model_config.Config) -
         max_candidates=options.max_candidates,
         max_body_bytes=options.max_body,
         max_waiting=options.max_waiting,
+        max_connections=options.max_connections,
+        read_timeout_s=options.read_timeout,
+        host=options.host,
+        allowed_hosts=tuple(options.allowed_host),
     )
 
 
@@ -167,20 +218,35 @@ def _listen(host: str, port: int) -> socket.socket:
     return listening
 
 
-def _at_least(low: int) -> type[int]:
+def _whole(low: int, high: int | None = None) -> Callable[[str], int]:
+    allowed = f"{low} or more" if high is None else f"from {low} to {high}"
+
     def whole(text: str) -> int:
         value = int(text)
-        if value < low:
-            raise argparse.ArgumentTypeError(f"{value}: must be {low} or more")
+        if value < low or (high is not None and value > high):
+            raise argparse.ArgumentTypeError(f"{value}: must be {allowed}")
         return value
 
-    whole.__name__ = f"whole number of {low} or more,"
-    return whole  # type: ignore[return-value]
+    whole.__name__ = f"whole number, {allowed},"
+    return whole
 
 
-def _refuse(message: str) -> int:
-    sys.stderr.write(f"{message}\n")
-    return 2
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text}: must be more than 0")
+    return value
+
+
+def _connection_limit(wanted: int) -> int:
+    """As many as wanted, or as this process may have files for."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = wanted + SPARE_FILES
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        return max(1, min(wanted, soft - SPARE_FILES))
+    return wanted
 
 
 if __name__ == "__main__":

@@ -15,15 +15,29 @@ from importlib.resources import files
 
 import torch
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from monobeam.serving import prometheus
-from monobeam.serving.errors import Overloaded, ServingError, TooLarge
+from monobeam.serving.errors import (
+    InternalError,
+    MethodNotAllowed,
+    NotFound,
+    Overloaded,
+    ServingError,
+    TooLarge,
+    TooSlow,
+    quote,
+)
+from monobeam.serving.guard import Guard, as_json
 from monobeam.serving.service import Service
 
 _LOGGER = logging.getLogger(__name__)
+BODIES_AT_ONCE = 16  # so many of the largest size, or more smaller ones
+FAILED = "the server failed; its log says why"
 _PAGE = {
     "/": ("index.html", "text/html"),
     "/page.css": ("page.css", "text/css"),
@@ -42,11 +56,14 @@ class RankEndpoint:
     """``POST /rank``: bounds what is read and what waits."""
 
     def __init__(self, service: Service) -> None:
+        options = service.options
         self._rank = service.ranker.rank
         self._requests = service.state.requests
-        self._max_body = service.options.max_body_bytes
-        self._max_waiting = service.options.max_waiting
+        self._max_body = options.max_body_bytes
+        self._max_waiting = options.max_waiting
+        self._timeout_s = options.read_timeout_s
         self._waiting = 0
+        self._buffered = 0  # bytes of bodies that are being read or wait
         # One thread: torch sums in a fixed order, and a ranking that has begun is never slowed by the next.
         self._thread = ThreadPoolExecutor(1, "rank", torch.set_num_threads, (1,))
 
@@ -56,14 +73,13 @@ class RankEndpoint:
             answer = await self._answer(request)
         except ServingError as error:
             self._requests.by_status[error.status] += 1
-            content = {"error": type(error).__name__, "detail": str(error)}
-            return JSONResponse(content, error.status, dict(error.headers))
+            return as_json(error)
         except ClientDisconnect:
             return Response(status_code=400)  # nobody is there to read it
         except Exception:
             _LOGGER.exception("a request failed")
             self._requests.by_status[500] += 1
-            return JSONResponse({"error": "InternalError", "detail": "the server failed; its log says why"}, 500)
+            return as_json(InternalError(FAILED))
         self._requests.by_status[200] += 1
         return Response(answer, media_type="application/json")
 
@@ -72,27 +88,41 @@ class RankEndpoint:
         self._thread.shutdown()
 
     async def _answer(self, request: Request) -> bytes:
-        body = await self._body(request)
+        chunks: list[bytes] = []
+        self._refuse_when_full()
+        try:
+            await self._read(request, chunks)
+            self._refuse_when_full()
+            self._waiting += 1
+            try:
+                return await asyncio.get_running_loop().run_in_executor(self._thread, self._rank, b"".join(chunks))
+            finally:
+                self._waiting -= 1
+        finally:
+            self._buffered -= sum(map(len, chunks))
+
+    def _refuse_when_full(self) -> None:
         if self._waiting >= self._max_waiting:
             raise Overloaded(f"{self._waiting} requests wait already; come back in a second")
-        self._waiting += 1
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, self._rank, body)
-        finally:
-            self._waiting -= 1
 
-    async def _body(self, request: Request) -> bytes:
-        """The body, unless it is too large: then no more of it is read than shows that."""
+    async def _read(self, request: Request, chunks: list[bytes]) -> None:
+        """The body in chunks, unless it is too large or too slow: then no more of it is read than shows that."""
         announced = request.headers.get("content-length", "0")
         if announced.isdecimal() and int(announced) > self._max_body:
             raise TooLarge(f"a body of {announced} bytes; at most {self._max_body} are read")
-        chunks, size = [], 0
-        async for chunk in request.stream():
-            size += len(chunk)
-            if size > self._max_body:
-                raise TooLarge(f"a body of more than {self._max_body} bytes; no more are read")
-            chunks.append(chunk)
-        return b"".join(chunks)
+        size = 0
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                async for chunk in request.stream():
+                    size += len(chunk)
+                    if size > self._max_body:
+                        raise TooLarge(f"a body of more than {self._max_body} bytes; no more are read")
+                    if self._buffered + len(chunk) > BODIES_AT_ONCE * self._max_body:
+                        raise Overloaded("too many large bodies at once; come back in a second")
+                    chunks.append(chunk)
+                    self._buffered += len(chunk)
+        except TimeoutError:
+            raise TooSlow(f"of the body {size} bytes came within {self._timeout_s:g} s, and not its end") from None
 
 
 def create_app(service: Service) -> Starlette:
@@ -115,14 +145,13 @@ def create_app(service: Service) -> Starlette:
         return JSONResponse({"alive": True})
 
     async def ready(request: Request) -> Response:
-        trained = replica.loaded and replica.epoch > 0
         figures = {
-            "ready": trained,
+            "ready": replica.trained,
             "epoch": replica.epoch,
             "staleness_ms": replica.staleness_ms(service.now_us()),
             "error": replica.error,
         }
-        return JSONResponse(figures, 200 if trained else 503)
+        return JSONResponse(figures, 200 if replica.trained else 503)
 
     async def scrape(request: Request) -> Response:
         return Response(prometheus.exposition(metrics), media_type=prometheus.CONTENT_TYPE)
@@ -138,8 +167,24 @@ def create_app(service: Service) -> Starlette:
         Route("/stats.json", stats),
     ]
     return Starlette(
-        routes=routes + [Route(path, _page(name, kind)) for path, (name, kind) in _PAGE.items()], lifespan=lifespan
+        routes=routes + [Route(path, _page(name, kind)) for path, (name, kind) in _PAGE.items()],
+        middleware=[Middleware(Guard, service.options.host, service.options.allowed_hosts)],
+        exception_handlers={HTTPException: _refused, Exception: _failed},
+        lifespan=lifespan,
     )
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    """What no route takes, as JSON like everything else."""
+    if isinstance(error, HTTPException) and error.status_code == MethodNotAllowed.status:
+        answer = as_json(MethodNotAllowed(f"{quote(request.url.path)}: not with {request.method}"))
+        answer.headers.update(error.headers or {})
+        return answer
+    return as_json(NotFound(f"{quote(request.url.path)}: nothing is here"))
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    return as_json(InternalError(FAILED))
 
 
 def _page(name: str, media_type: str) -> Endpoint:

@@ -168,11 +168,8 @@ class Dashboard:
             "unknown_fids": requests.unknown_fids,
         }
 
-    def _served(self) -> dict[str, int | None]:
-        served = self._state.served
-        if served is None:
-            return {"logged": None, "pending": None, "dropped": None}
-        return {"logged": served.logged, "pending": served.pending, "dropped": served.dropped}
+    def _served(self) -> dict[str, int | str | None]:
+        return {name: getattr(self._state.served, name, None) for name in ("logged", "pending", "dropped", "error")}
 
     def _sample(self, figures: dict[str, Any], now_us: int) -> None:
         """Put a row into the charts, once a second: each about the last second alone."""

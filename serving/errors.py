@@ -20,7 +20,35 @@ class ServingError(Exception):
     headers: Mapping[str, str] = {}
 
 
-class NotJson(ServingError):  # noqa: N818 - reads as what it says
+class InternalError(ServingError):
+    """A mistake of the server's own."""
+
+
+class UnknownHost(ServingError):  # noqa: N818 - reads as what it says
+    """A request for a host that this server is not."""
+
+    status = 400
+
+
+class Forbidden(ServingError):  # noqa: N818
+    """A page of another site wants to write."""
+
+    status = 403
+
+
+class NotFound(ServingError):  # noqa: N818
+    """There is nothing at this address."""
+
+    status = 404
+
+
+class MethodNotAllowed(ServingError):  # noqa: N818
+    """There is something, but not for this method."""
+
+    status = 405
+
+
+class NotJson(ServingError):  # noqa: N818
     """The body is no JSON text."""
 
     status = 400

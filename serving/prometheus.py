@@ -16,6 +16,15 @@ LATENCY_BUCKETS_S = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.0
 FRESHNESS_BUCKETS_S = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 5.0, 10.0, 60.0, 300.0)
 
 
+SYNC = {
+    "events": "Sync events that were applied.",
+    "skipped": "Sync events that brought nothing new.",
+    "gaps": "Times that sync events were missing and the changes were read from the store.",
+    "rows": "Rows that were loaded or changed.",
+    "deletes": "Rows that were deleted.",
+}
+
+
 class ServerCollector(Collector):
     """Turns the state of a server into metric families."""
 
@@ -29,53 +38,70 @@ class ServerCollector(Collector):
         yield from self._replica()
         yield from self._served()
         yield _histogram(
-            "freshness_seconds", "Action to answer.", self._state.freshness.distribution.overall, FRESHNESS_BUCKETS_S
+            "freshness_seconds",
+            "From the arrival of an action to the first answer that could use what was learnt from it.",
+            self._state.freshness.distribution.overall,
+            FRESHNESS_BUCKETS_S,
         )
 
     def _requests(self) -> Iterator[Metric]:
         requests = self._state.requests
-        by_status = CounterMetricFamily("monobeam_requests", "Rank requests by HTTP status.", labels=["status"])
+        by_status = CounterMetricFamily("monobeam_requests", "Answers of POST /rank by HTTP status.", labels=["status"])
         for status, count in sorted(requests.by_status.items()):
             by_status.add_metric([str(status)], count)
         yield by_status
-        yield _histogram("request_seconds", "Time of a rank request.", requests.latency.overall, LATENCY_BUCKETS_S)
-        yield _histogram("forward_seconds", "Time of the forward pass.", requests.forward.overall, LATENCY_BUCKETS_S)
-        yield CounterMetricFamily(
-            "monobeam_unknown_fids", "Ids without a row, in requests.", value=requests.unknown_fids
+        yield _histogram(
+            "request_seconds",
+            "From the whole body of a rank request to its answer, without the wait for the ranking thread.",
+            requests.latency.overall,
+            LATENCY_BUCKETS_S,
+        )
+        yield _histogram("forward_seconds", "Torch's part of a ranking.", requests.forward.overall, LATENCY_BUCKETS_S)
+        yield _counter(
+            "unknown_fids", "Feature ids in rank requests that the table has no row for.", requests.unknown_fids
         )
 
     def _replica(self) -> Iterator[Metric]:
         replica = self._state.replica
-        gauge = GaugeMetricFamily("monobeam_replica_epoch", "Epoch of the replica.", labels=["shard"])
-        counters = {
-            name: CounterMetricFamily(f"monobeam_sync_{name}", f"Sync: {name}.", labels=["shard"])
-            for name in ("events", "gaps", "rows", "deletes", "skipped")
-        }
+        gauge = GaugeMetricFamily(
+            "monobeam_replica_epoch",
+            "The store's commit that this server has of a shard, milliseconds since 1970; 0 before the first.",
+            labels=["shard"],
+        )
+        counters = {name: CounterMetricFamily(f"monobeam_sync_{name}", SYNC[name], labels=["shard"]) for name in SYNC}
         for shard in replica.shards:
             gauge.add_metric([str(shard.index)], shard.epoch)
             for name, family in counters.items():
                 family.add_metric([str(shard.index)], getattr(shard, name))
         yield gauge
         yield from counters.values()
-        yield GaugeMetricFamily("monobeam_replica_rows", "Rows of the replica.", value=replica.rows)
-        yield GaugeMetricFamily(
-            "monobeam_replica_memory_bytes", "Memory of the replica's tables.", value=replica.memory_bytes
-        )
+        yield _gauge("replica_rows", "Rows in this server's tables.", replica.rows)
+        yield _gauge("replica_memory_bytes", "Memory of this server's tables.", replica.memory_bytes)
         staleness_ms = replica.staleness_ms(self._now_us())
         if staleness_ms is not None:
-            yield GaugeMetricFamily(
-                "monobeam_replica_staleness_seconds", "Age of the last applied event.", value=staleness_ms / 1e3
+            yield _gauge(
+                "replica_staleness_seconds", "Time since the newest commit that this server has.", staleness_ms / 1e3
             )
 
     def _served(self) -> Iterator[Metric]:
         served = self._state.served
         if served is not None:
-            yield CounterMetricFamily(
-                "monobeam_impressions_logged", "Impressions in the served log.", value=served.logged
+            yield _counter("impressions_logged", "Impressions written to the served log.", served.logged)
+            yield _counter(
+                "impressions_dropped",
+                "Impressions shown but not logged: the queue was full or the log could not be written.",
+                served.dropped,
             )
-            yield CounterMetricFamily(
-                "monobeam_impressions_dropped", "Impressions that could not be logged.", value=served.dropped
-            )
+            failing = float(served.error is not None)
+            yield _gauge("served_log_failing", "1 while the served log cannot be written, else 0.", failing)
+
+
+def _counter(name: str, text: str, value: float) -> CounterMetricFamily:
+    return CounterMetricFamily(f"monobeam_{name}", text, value=value)
+
+
+def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"monobeam_{name}", text, value=value)
 
 
 def _histogram(name: str, text: str, distribution: Distribution, bounds_s: tuple[float, ...]) -> HistogramMetricFamily:

@@ -44,7 +44,7 @@ class Ranker:
         self._predictor.check_size(request)
         replica, requests = self._state.replica, self._state.requests
         if not replica.loaded:
-            raise NotReady("the parameter store has not been read yet")
+            raise NotReady("the parameter store has not been read yet; /ready says why")
         dense, epoch = replica.dense, replica.epoch
         waited = self._state.freshness.take()  # before the lookups: this answer sees all that was applied until here
         try:

@@ -27,7 +27,7 @@ from monobeam.store.backend import Backend, Changed
 from monobeam.store.bags import Keys, shard_of
 from monobeam.store.changes import Change, values_of
 from monobeam.store.manifest import Manifest
-from monobeam.store.spec import TableSpec
+from monobeam.store.spec import TableSpec, check_fingerprint
 from monobeam.store.sync import SyncEvent
 
 _LOGGER = logging.getLogger(__name__)
@@ -65,6 +65,7 @@ class Replica:
     def __init__(self, config: Config) -> None:
         self._config = config
         spec = config.store_spec()
+        self._fingerprint = spec.fingerprint()
         self._dims = {table.name: table.dim for table in spec.tables}
         self.tables: Mapping[str, Table] = {table.name: _table(table) for table in spec.tables}
         self.shards = tuple(ShardReplica(index) for index in range(spec.shards))
@@ -78,6 +79,11 @@ class Replica:
     def epoch(self) -> int:
         """The epoch of the shard that is furthest behind."""
         return min(shard.epoch for shard in self.shards)
+
+    @property
+    def trained(self) -> bool:
+        """Whether every shard holds a commit; before that, scores come from initial values."""
+        return self.loaded and self.epoch > 0
 
     @property
     def rows(self) -> int:
@@ -94,7 +100,11 @@ class Replica:
         return None if self._current_us is None else max(0.0, (now_us - self._current_us) / 1000)
 
     def load(self, backend: Backend) -> None:
-        """Take over everything that the store's last commit holds; without a commit the model stays untrained."""
+        """Take over everything that the store's last commit holds; without a commit the model stays untrained.
+
+        SpecError, naming what differs, where the store is of another model or configuration.
+        """
+        self._manifest(backend)
         for shard in self.shards:
             loaded = backend.load(shard.index)
             for block in loaded.blocks:
@@ -141,6 +151,7 @@ class Replica:
             raise SyncError(
                 f"shard {index}: epochs after {shard.epoch} are missing, and there is no store to read them from"
             )
+        self._manifest(backend)
         changed = backend.changed(index, shard.epoch)
         if changed is None:
             raise SyncError(f"shard {index}: the store holds no commit, but the replica is at epoch {shard.epoch}")
@@ -155,7 +166,7 @@ class Replica:
 
     def ahead(self, backend: Backend) -> dict[int, int]:
         """By how much (epochs are milliseconds) the store is ahead, for every shard where it is."""
-        manifest = backend.manifest()
+        manifest = self._manifest(backend)
         if manifest is None:
             return {}
         self._take_rate(manifest)
@@ -163,6 +174,13 @@ class Replica:
         ahead = {shard.index: epoch - shard.epoch for shard, epoch in pairs if epoch > shard.epoch}
         self.lag_ms = max(ahead.values(), default=0)
         return ahead
+
+    def _manifest(self, backend: Backend) -> Manifest | None:
+        """The store's manifest, if the store is one that this replica can copy."""
+        manifest = backend.manifest()
+        if manifest is not None:
+            check_fingerprint(backend.uri, manifest.fingerprint, self._fingerprint)
+        return manifest
 
     def _shard(self, event: SyncEvent) -> ShardReplica:
         if event.model != self._config.model.name:

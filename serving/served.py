@@ -76,7 +76,8 @@ class Shown:
 class ServedLog:
     """Appends what was shown from a thread of its own; ``offer`` never waits.
 
-    At most ``max_pending`` impressions wait; beyond that they are dropped and counted. ``stop`` writes what waits.
+    At most ``max_pending`` impressions wait; beyond that, and while the log cannot be written, they are dropped and
+    counted. ``stop`` writes what waits.
     """
 
     def __init__(self, log: Log, partition: int, types: FeatureTypes, max_pending: int = MAX_PENDING) -> None:
@@ -93,15 +94,25 @@ class ServedLog:
         self.logged = 0
         self.dropped = 0
 
+    @property
+    def error(self) -> str | None:
+        """Why the log cannot be written at the moment."""
+        error = self._thread.error
+        return None if error is None else f"{type(error).__name__}: {error}"
+
+    def open(self) -> None:
+        """Become the partition's one writer; OSError or LogError where that cannot be."""
+        self._open()
+
     def start(self) -> None:
         """Start the thread that writes."""
         self._thread.start()
 
     def offer(self, shown: Shown) -> bool:
-        """Queue what was shown; False (and counted) when the queue is full."""
+        """Queue what was shown; False (and counted) when the queue is full or the log cannot be written."""
         count = len(shown.impression_ids)
         with self._lock:
-            if self.pending + count > self._max_pending:
+            if self._thread.failures or self.pending + count > self._max_pending:
                 self.dropped += count
                 return False
             self.pending += count

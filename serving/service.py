@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
-from monobeam.logs.log import Log, open_log
+import pyarrow as pa
+
+from monobeam.logs.log import LockedError, Log, open_log
 from monobeam.models.bridges import TABLE
 from monobeam.models.config import Config
 from monobeam.serving.columns import FeatureTypes, types_of_schema
@@ -28,7 +31,10 @@ DASHBOARD_EVERY_S = 0.5
 
 @dataclass(frozen=True)
 class ServiceOptions:
-    """Where things are (addresses of logs and the store; None: not there) and what bounds the server."""
+    """Where things are (addresses of logs and the store; None: not there) and what bounds the server.
+
+    ``read_timeout_s``: for a request to arrive; ``host``: that is listened on; ``allowed_hosts``: its other names.
+    """
 
     store: str
     sync: str
@@ -39,10 +45,21 @@ class ServiceOptions:
     max_candidates: int = 1000
     max_body_bytes: int = 4 << 20
     max_waiting: int = 64
+    max_connections: int = 1000
+    read_timeout_s: float = 5.0
+    host: str = "127.0.0.1"
+    allowed_hosts: tuple[str, ...] = ()
+
+
+class OptionError(ValueError):
+    """An option that cannot be; the message names it."""
 
 
 class Service:
-    """The parts of a server and the threads between them; ``start`` and ``stop`` once each."""
+    """The parts of a server and the threads between them; ``open``, ``start`` and ``stop`` once each.
+
+    OptionError where an address is none.
+    """
 
     def __init__(self, config: Config, options: ServiceOptions, now_us: Callable[[], int]) -> None:
         self.options = options
@@ -53,15 +70,32 @@ class Service:
         replica, freshness = Replica(config), Freshness()
         served = None
         if options.served is not None:
-            served = ServedLog(open_log(options.served, partitions=options.partition + 1), options.partition, types)
+            log = _log("--served", options.served, partitions=options.partition + 1)
+            served = ServedLog(log, options.partition, types)
         self.state = ServerState(config.model.name, now_us(), replica, freshness, RequestFigures(), served)
         self.ranker = Ranker(
             self.state, Predictor(config, replica.tables[TABLE]), types, options.max_candidates, now_us
         )
-        sync_log = open_log(options.sync)
+        with _option("--store"):
+            open_backend(options.store).close()
+        sync_log = _log("--sync", options.sync)
         self.follower = Follower(replica, lambda: open_backend(options.store), sync_log, freshness, now_us)
-        self.dashboard = Dashboard(self.state, open_log(options.metrics) if options.metrics else None, now_us)
+        metrics = _log("--metrics", options.metrics) if options.metrics else None
+        self.dashboard = Dashboard(self.state, metrics, now_us)
         self._dashboard_thread = Periodic("dashboard", self.dashboard.step, DASHBOARD_EVERY_S)
+
+    def open(self) -> None:
+        """Take what only one server can have; OptionError where another has it."""
+        if self.state.served is None:
+            return
+        with _option("--served"):
+            try:
+                self.state.served.open()
+            except LockedError as error:
+                number = self.options.partition
+                raise OptionError(
+                    f"--served: another server has partition {number}, use --partition=N: {error}"
+                ) from error
 
     def start(self) -> None:
         """Start every thread."""
@@ -78,13 +112,33 @@ class Service:
         self._dashboard_thread.stop()
 
 
-def _types_of_log(uri: str) -> list[tuple[str, object]]:
-    """The features' types in the newest schema of a log; none where it cannot be read or is empty."""
+@contextmanager
+def _option(name: str) -> Iterator[None]:
+    """Say which option it was."""
     try:
-        log: Log = open_log(uri)
-        for partition in log.partitions():
-            for chunk in log.read(partition, 0, 1):
-                return types_of_schema(json.loads(chunk.schema))
+        yield
+    except OptionError:
+        raise
+    except (OSError, ValueError) as error:
+        raise OptionError(f"{name}: {error}") from error
+
+
+def _log(option: str, uri: str, partitions: int = 0) -> Log:
+    with _option(option):
+        return open_log(uri, partitions=partitions)
+
+
+def _types_of_log(uri: str) -> list[tuple[str, pa.DataType]]:
+    """The features' types in the newest schema of each of a log's partitions; none where it cannot be read."""
+    try:
+        log = open_log(uri)
+        return [typed for partition in log.partitions() for typed in _types_at_end(log, partition)]
     except (OSError, ValueError) as error:
         _LOGGER.warning("the types of features are not taken from %s: %s", uri, error)
     return []
+
+
+def _types_at_end(log: Log, partition: int) -> list[tuple[str, pa.DataType]]:
+    end = log.end(partition)
+    last = log.read(partition, end - 1, 1) if end else []
+    return [typed for chunk in last for typed in types_of_schema(json.loads(chunk.schema))]

@@ -1,15 +1,21 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 
 from monobeam.logs.log import Appender, LockedError, Log, open_log, records
 from monobeam.models.config import parse as parse_config
 from monobeam.serving.columns import FeatureTypes
+from monobeam.serving.dashboard import Dashboard
+from monobeam.serving.freshness import Freshness
+from monobeam.serving.prometheus import exposition, registry
+from monobeam.serving.replica import Replica
 from monobeam.serving.served import ServedLog, Shown
+from monobeam.serving.state import RequestFigures, ServerState
 from tests.serving.world import CONFIG
 
 
@@ -95,6 +101,45 @@ def test_what_cannot_be_written_now_is_written_later(tmp_path: Path) -> None:
     assert (served.logged, served.pending) == (0, 2)
     served.stop()
     assert (served.logged, served.pending, len(read(log))) == (2, 0, 2)
+
+
+class BrokenLog:
+    """A log that cannot be written for now."""
+
+    def __init__(self, log: Log) -> None:
+        self.log = log
+        self.broken = True
+
+    def appender(self, partition: int, schema: Mapping[str, Any]) -> Appender:
+        if self.broken:
+            raise OSError("disk full")
+        return self.log.appender(partition, schema)
+
+
+def test_while_the_log_fails_nothing_is_promised_and_everyone_is_told(tmp_path: Path) -> None:
+    log = BrokenLog(open_log(f"file:{tmp_path}"))
+    served = ServedLog(cast(Log, log), 0, types())
+    replica, freshness = Replica(parse_config(CONFIG)), Freshness()
+    state = ServerState("test", 0, replica, freshness, RequestFigures(), served)
+    dashboard, metrics = Dashboard(state, None, lambda: 10**6), registry(state, lambda: 10**6)
+    assert served.offer(shown(1))
+    served._thread._once()
+    assert not served.offer(shown(2))
+    dashboard.step()
+    assert json.loads(dashboard.stats)["served"] == {
+        "logged": 0,
+        "pending": 2,
+        "dropped": 2,
+        "error": "OSError: disk full",
+    }
+    assert b"monobeam_served_log_failing 1.0" in exposition(metrics)
+    log.broken = False
+    served._thread._once()
+    assert served.offer(shown(3))
+    assert served.error is None
+    assert b"monobeam_served_log_failing 0.0" in exposition(metrics)
+    served.stop()
+    assert [record["request_id"] for record in read(log.log)] == ["r1", "r1", "r3", "r3"]
 
 
 def test_an_own_feature_takes_the_place_of_a_served_field(tmp_path: Path) -> None:
