@@ -13,6 +13,7 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.options.pipeline_options import StandardOptions
 
+from monobeam.join.settings import JoinSettings
 from monobeam.logs import schemas
 from monobeam.logs.log import open_log
 from monobeam.models.config import Config
@@ -35,7 +36,7 @@ def join_logs(root: Any, config: Config, *, tailed: bool, since_us: int | None, 
     raw = [("impressions", uri, _partitions(uri, logs.partitions)) for uri in logs.impressions]
     raw += [("actions", uri, _partitions(uri, logs.partitions)) for uri in logs.actions]
     settings = {shard: config.join_settings(shard, since_us, until_us) for shard in range(shards)}
-    tail = Tail(logs.disorder_us, logs.idle_after_us, logs.poll_every_us, settings[0].first_needed_us)
+    tail = Tail(logs.disorder_us, logs.idle_after_us, logs.poll_every_us, _first_needed(settings[0]))
 
     read = root | "ReadLogs" >> ReadLogs(raw, shards, tail, tailed)
     joined = read.blocks | "Join" >> Join(settings, config.join.cold, tailed)
@@ -43,6 +44,12 @@ def join_logs(root: Any, config: Config, *, tailed: bool, since_us: int | None, 
     letters | "AppendDeadLetters" >> AppendLog(logs.dead_letters, schemas.DEAD_LETTERS)
     joined.metrics | "AppendJoinMetrics" >> AppendLog(logs.metrics, schemas.METRICS)
     return joined.examples | "AppendExamples" >> AppendLog(logs.examples, schemas.EXAMPLES)
+
+
+def _first_needed(settings: JoinSettings) -> dict[str, int]:
+    """The time from which each kind of raw log must be read; nothing for all of it."""
+    first = {"impressions": settings.first_needed_us, "actions": settings.first_action_needed_us}
+    return {kind: time_us for kind, time_us in first.items() if time_us is not None}
 
 
 def _partitions(uri: str, expected: int) -> int:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import apache_beam as beam
@@ -40,12 +41,15 @@ class Partition(NamedTuple):
 
 @dataclass(frozen=True)
 class Tail:
-    """How a log is followed; durations in microseconds."""
+    """How logs are followed, and from where; everything in microseconds.
+
+    ``since_us``: the time of the first record that is needed, by kind of log; a kind without is read from its start.
+    """
 
     disorder_us: int
     idle_after_us: int
     poll_us: int
-    since_us: int | None = None
+    since_us: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass
@@ -54,7 +58,7 @@ class ReadLogs(beam.PTransform[Any, Any]):
 
     Each log is ``(kind, uri, partitions)`` with kind ``impressions`` or ``actions``. With ``tailed`` the read goes on
     for ever and event-time watermarks follow ``tail``; otherwise it ends where the log ends when the read starts.
-    Partitions are dealt out to ``readers``, each of which is one bundle at a time.
+    One reader reads all partitions, in one bundle at a time.
     Main output: ``KeyedBlock``. Output ``dead_letters``: ``Run`` of records that could not be decoded.
     """
 
@@ -62,24 +66,23 @@ class ReadLogs(beam.PTransform[Any, Any]):
     shards: int
     tail: Tail
     tailed: bool
-    readers: int = 1
 
     def expand(self, root: beam.pvalue.PBegin) -> Any:
-        """Wire the readers."""
-        partitions = [Partition(kind, uri, number) for kind, uri, count in self.logs for number in range(count)]
-        hands = [tuple(partitions[first :: self.readers]) for first in range(min(self.readers, len(partitions)))]
+        """Wire the reader."""
+        partitions = tuple(Partition(kind, uri, number) for kind, uri, count in self.logs for number in range(count))
         reader = _TailPartitions(self.shards, self.tail) if self.tailed else _ReadPartitions(self.shards, self.tail)
         return (
             root
             | "Impulse" >> beam.Impulse()
-            | "Partitions" >> beam.FlatMap(lambda _: hands).with_output_types(tuple[Partition, ...])
+            | "Partitions" >> beam.Map(lambda _: partitions).with_output_types(tuple[Partition, ...])
             | "Read" >> beam.ParDo(reader).with_output_types(KeyedBlock).with_outputs(DEAD_LETTERS, main="blocks")
         )
 
 
-# Of this process, because a partition's reader may be another DoFn instance at each checkpoint.
+# Of this process, because a partition's reader may be another DoFn instance at each checkpoint: the watermark of each
+# partition, and the offset up to which it has seen records. A bundle that is tried again starts elsewhere.
 _lock = threading.Lock()
-_watermarks: dict[tuple[str, Partition], Watermark] = {}
+_watermarks: dict[tuple[str, Partition], tuple[int, Watermark]] = {}
 
 
 class _Reader(beam.DoFn, beam.transforms.core.RestrictionProvider):
@@ -108,16 +111,24 @@ class _Reader(beam.DoFn, beam.transforms.core.RestrictionProvider):
         return sum(max(0, min(stop, end) - start) for start, stop, end in bounds)
 
     def _start(self, partition: Partition) -> int:
-        if self._tail.since_us is None:
+        since_us = self._tail.since_us.get(partition.kind)
+        if since_us is None:
             return 0
         log = resources.reader(partition.uri, partition.number)
-        return log.offset_for_time(partition.number, self._tail.since_us, self._tail.disorder_us)
+        return log.offset_for_time(partition.number, since_us, self._tail.disorder_us)
 
     def _read(
         self, partitions: tuple[Partition, ...], tracker: Any, estimator: Any, deadline: float
-    ) -> Iterator[TimestampedValue | beam.pvalue.TaggedOutput]:
-        """Claim and emit chunks until the ranges or what is there now ends, or the deadline passes."""
+    ) -> Generator[TimestampedValue | beam.pvalue.TaggedOutput, None, list[Watermark]]:
+        """Claim and emit chunks until the ranges or what is there now ends, or the deadline passes.
+
+        Gives the watermark of each partition.
+        """
+        for uri, count in Counter(partition.uri for partition in partitions).items():
+            resources.warn_of_unread(uri, count)
         ranges = tracker.current_restriction()
+        watermarks = [self._take(*place, estimator) for place in zip(partitions, ranges.starts, strict=True)]
+        reached = list(ranges.starts)
         for index, partition in enumerate(partitions):
             log = resources.reader(partition.uri, partition.number)
             offset, stop = ranges.starts[index], ranges.stops[index]
@@ -125,14 +136,15 @@ class _Reader(beam.DoFn, beam.transforms.core.RestrictionProvider):
                 chunks = log.read(partition.number, offset, min(self.MAX_RECORDS, stop - offset))
                 if not chunks or not tracker.try_claim((index, min(chunks[-1].end, stop))):
                     break
-                yield from self._emit(partition, [clip(chunk, offset, stop) for chunk in chunks], estimator)
-                offset = chunks[-1].end
+                yield from self._emit(partition, [clip(chunk, offset, stop) for chunk in chunks], watermarks[index])
+                reached[index] = offset = chunks[-1].end
                 if time.monotonic() > deadline:
                     break
+        self._keep(partitions, reached, watermarks)
+        return watermarks
 
-    def _emit(self, partition: Partition, chunks: Sequence[Chunk], estimator: Any) -> Iterator[Any]:
+    def _emit(self, partition: Partition, chunks: Sequence[Chunk], watermark: Watermark) -> Iterator[Any]:
         now_us = time.time_ns() // 1000
-        watermark = self._watermark(partition, estimator)
         for chunk in chunks:
             decoded = _DECODERS[partition.kind](chunk, partition.uri, now_us)
             times = decoded.batch.column("_time").to_numpy()
@@ -148,20 +160,24 @@ class _Reader(beam.DoFn, beam.transforms.core.RestrictionProvider):
             for shard, part in split(decoded.batch, self._shards):
                 yield TimestampedValue((shard, block.encode(part)), stamp)
 
-    def _watermark(self, partition: Partition, estimator: Any) -> Watermark:
+    def _take(self, partition: Partition, offset: int, estimator: Any) -> Watermark:
+        """The watermark of a partition at an offset. It is taken away: unless the bundle ends well, none is left."""
         with _lock:
-            watermark = _watermarks.get((self._job, partition))
-            if watermark is None:
-                resumed = estimator.current_watermark()
-                reached = 0 if resumed is None else resumed.micros
-                watermark = Watermark(self._tail.disorder_us, self._tail.idle_after_us, reached)
-                _watermarks[self._job, partition] = watermark
+            kept_at, watermark = _watermarks.pop((self._job, partition), (-1, None))
+        if watermark is not None and kept_at == offset:
             return watermark
+        resumed = estimator.current_watermark()
+        return Watermark(self._tail.disorder_us, self._tail.idle_after_us, 0 if resumed is None else resumed.micros)
 
-    def _advance(self, partitions: tuple[Partition, ...], estimator: Any) -> None:
+    def _keep(self, partitions: Sequence[Partition], reached: Sequence[int], watermarks: Sequence[Watermark]) -> None:
+        with _lock:
+            for partition, offset, watermark in zip(partitions, reached, watermarks, strict=True):
+                _watermarks[self._job, partition] = offset, watermark
+
+    def _advance(self, watermarks: Sequence[Watermark], estimator: Any) -> None:
         """Tell the runner how far event time has come: as far as in the partition that is furthest behind."""
         now_us = time.time_ns() // 1000
-        reached = Timestamp(micros=min(self._watermark(partition, estimator).at(now_us) for partition in partitions))
+        reached = Timestamp(micros=min(watermark.at(now_us) for watermark in watermarks))
         current = estimator.current_watermark()
         if current is None or reached > current:
             estimator.set_watermark(reached)
@@ -192,8 +208,8 @@ class _TailPartitions(_Reader):
         tracker: Any = beam.DoFn.RestrictionParam(),
         estimator: Any = beam.DoFn.WatermarkEstimatorParam(ManualWatermarkEstimator.default_provider()),
     ) -> Iterator[Any]:
-        yield from self._read(partitions, tracker, estimator, time.monotonic() + self.MAX_SECONDS)
-        self._advance(partitions, estimator)
+        watermarks = yield from self._read(partitions, tracker, estimator, time.monotonic() + self.MAX_SECONDS)
+        self._advance(watermarks, estimator)
         tracker.defer_remainder(Duration(micros=self._tail.poll_us))
 
 
