@@ -7,6 +7,8 @@ broken. The last line on standard output is one JSON object.
 
 import argparse
 import json
+import math
+import os
 import signal
 import socket
 import sys
@@ -34,7 +36,7 @@ PORTS = range(8080, 8100)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of ``python -m examples.movielens.demo``; returns the exit status."""
-    options = _parser().parse_args(argv)
+    options = _options(argv)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         ratings = read(options.data)
@@ -136,6 +138,8 @@ class _Demo:
 
 
 def _new_run(options: argparse.Namespace, ratings: int) -> Run:
+    """Makes the run's folder; nothing is left behind by what could not start."""
+    port = options.port or _free_port()
     folder = (options.runs / f"demo-{datetime.now():%Y%m%d-%H%M%S}").resolve()
     folder.mkdir(parents=True)
     latest = options.runs / "latest"
@@ -143,7 +147,7 @@ def _new_run(options: argparse.Namespace, ratings: int) -> Run:
     latest.symlink_to(folder.name)
     return Run(
         folder=folder,
-        url=f"http://127.0.0.1:{options.port or _free_port()}",
+        url=f"http://127.0.0.1:{port}",
         data=options.data.resolve(),
         ratings=min(ratings, options.ratings or int(options.seconds * RATINGS_PER_SECOND)),
         seconds=options.seconds,
@@ -155,14 +159,20 @@ def _new_run(options: argparse.Namespace, ratings: int) -> Run:
 def _free_port() -> int:
     """The first of PORTS that nobody listens on, or else any."""
     for port in (*PORTS, 0):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return int(probe.getsockname()[1])
+        if free := _bound(port):
+            return free
     raise ChildError("no port is free on 127.0.0.1")
+
+
+def _bound(port: int) -> int:
+    """The port that one gets by asking for this one; 0 if it is in use."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return 0
+        return int(probe.getsockname()[1])
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
@@ -173,22 +183,56 @@ def _say(line: str) -> None:
     print(f"\033[1m==>\033[0m {line}" if sys.stdout.isatty() else f"==> {line}", flush=True)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _options(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The options, checked; SystemExit where one cannot be."""
     parser = argparse.ArgumentParser(
         prog="python -m examples.movielens.demo",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--data", type=Path, required=True, help="folder or zip file with MovieLens in any known layout"
+        "--data", type=_path, required=True, help="folder or zip file with MovieLens in any known layout"
     )
-    parser.add_argument("--seconds", type=float, default=150, help="how long the replay takes (default: %(default)s)")
-    parser.add_argument("--ratings", type=int, help=f"how many ratings; default: {RATINGS_PER_SECOND} a second, or all")
-    parser.add_argument("--seed", type=int, default=1, help="of the replay (default: %(default)s)")
-    parser.add_argument("--prism", type=Path, help="Beam's local streaming runner; without it Beam downloads one")
-    parser.add_argument("--port", type=int, help="of the live page; default: the first free one from 8080 on")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the run's folder goes (default: runs)")
-    return parser
+    parser.add_argument("--seconds", type=_seconds, default=150, help="how long the replay takes (default: 150)")
+    parser.add_argument(
+        "--ratings", type=_whole(1), help=f"how many ratings; default: {RATINGS_PER_SECOND} a second, or all"
+    )
+    parser.add_argument("--seed", type=_whole(0), default=1, help="of the replay (default: %(default)s)")
+    parser.add_argument("--prism", type=_path, help="Beam's local streaming runner; without it Beam downloads one")
+    parser.add_argument(
+        "--port", type=_whole(1, 65535), help="of the live page; default: the first free one from 8080 on"
+    )
+    parser.add_argument("--runs", type=_path, default=Path("runs"), help="where the run's folder goes (default: runs)")
+    options = parser.parse_args(argv)
+    if options.prism and not (options.prism.is_file() and os.access(options.prism, os.X_OK)):
+        parser.error(f"--prism: {str(options.prism)!r} is no program")
+    if options.port and not _bound(options.port):
+        parser.error(f"--port: {options.port} is in use")
+    return options
+
+
+def _path(text: str) -> Path:
+    return Path(text).expanduser().absolute()
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r}: must be a number above 0")
+    return seconds
+
+
+def _whole(low: int, high: int | None = None) -> Callable[[str], int]:
+    def whole(text: str) -> int:
+        if not text.isdecimal() or int(text) < low or (high is not None and int(text) > high):
+            limit = f" to {high}" if high is not None else ""
+            raise argparse.ArgumentTypeError(f"{text!r}: must be a whole number from {low}{limit}")
+        return int(text)
+
+    return whole
 
 
 if __name__ == "__main__":

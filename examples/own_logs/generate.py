@@ -67,11 +67,17 @@ def generate(count: int, seed: int) -> tuple[list[dict[str, Any]], list[dict[str
     return shown, sorted(clicked, key=lambda click: click["time"])
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r}: must be a whole number from 1")
+    return int(text)
+
+
 def main(argv: list[str] | None = None) -> None:
     """Entry point of ``python -m examples.own_logs.generate``."""
     parser = argparse.ArgumentParser(prog="python -m examples.own_logs.generate", description=__doc__)
     parser.add_argument("--to", type=Path, default=Path("runs/own_logs"), help="folder to write to")
-    parser.add_argument("--count", type=int, default=20_000, help="how many articles are shown")
+    parser.add_argument("--count", type=_count, default=20_000, help="how many articles are shown (default: 20000)")
     options = parser.parse_args(argv)
     shown, clicked = generate(options.count, seed=1)
     for name, schema, records in (("shown", SHOWN, shown), ("clicked", CLICKED, clicked)):
