@@ -55,7 +55,8 @@ def actions(chunk: Chunk, log: str, now_us: int) -> Decoded:
     """Columns `_id`, `_time`, `_type` string, `_value` double, `_arrival` int64, `_partition`, `_offset`.
 
     A value that is null or that the schema does not have is 1; `_arrival` is the record's ingest_time (microseconds),
-    or ``now_us`` without one. Rejected: as for impressions; a null type; a value that is not finite.
+    or ``now_us`` without one. Rejected: as for impressions; a type that is empty or null; a value that
+    is not finite.
     """
     return _decode(chunk, log, "actions", now_us)
 
@@ -167,7 +168,7 @@ def _impressions(found: Fields, arrays: _Arrays, now_us: int, faults: _Faults) -
 def _actions(found: Fields, arrays: _Arrays, now_us: int, faults: _Faults) -> tuple[_Arrays, _Arrays]:
     ids, times = _ids(arrays, faults), _times(found, arrays, now_us, faults)
     kinds = arrays["type"]
-    faults.add(_mask(kinds.is_null()), "type", kinds, "not be null")
+    faults.add(_empty_or_null(kinds), "type", kinds, "not be empty")
     head = {"_id": ids, "_time": times, "_type": kinds}
     head["_value"] = _values(arrays.get("value"), len(ids), faults)
     head["_arrival"] = _arrivals(found, arrays.get("ingest_time"), len(ids), now_us)
@@ -182,7 +183,7 @@ _BUILD: dict[str, Callable[[Fields, _Arrays, int, _Faults], tuple[_Arrays, _Arra
 
 def _ids(arrays: _Arrays, faults: _Faults) -> pa.Array:
     ids = arrays["impression_id"].cast(pa.string())
-    faults.add(_mask(pc.fill_null(pc.equal(ids, ""), True)), "impression_id", ids, "not be empty")
+    faults.add(_empty_or_null(ids), "impression_id", ids, "not be empty")
     return ids
 
 
@@ -212,6 +213,10 @@ def _arrivals(found: Fields, times: pa.Array | None, count: int, now_us: int) ->
     # It is only measured with: one that cannot be true is as good as none.
     known = (ticks > 0) & (ticks <= (now_us + DAY_US) * one // many)
     return pa.array(np.where(known, np.where(known, ticks, 0) * many // one, now_us))
+
+
+def _empty_or_null(strings: pa.Array) -> npt.NDArray[np.bool_]:
+    return _mask(pc.fill_null(pc.equal(strings, ""), True))
 
 
 def _mask(array: pa.Array) -> npt.NDArray[np.bool_]:

@@ -347,15 +347,16 @@ def test_faulty_actions_are_rejected() -> None:
     schema = json.loads(json.dumps(schemas.ACTIONS))
     schema["fields"][2]["type"] = ["null", "string"]
     values = [float("nan"), float("inf"), -float("inf")]
-    records = [acted(), acted(type=None), *(acted(value=value) for value in values), acted(time=-5)]
+    records = [acted(), acted(type=None), *(acted(value=value) for value in values), acted(time=-5), acted(type="")]
     assert decoded(actions(chunk(schema, records), "x", NOW)) == (
         [100],
         [
-            (101, 1, "type None: must not be null"),
+            (101, 1, "type None: must not be empty"),
             (102, 1, "value nan: must be finite"),
             (103, 1, "value inf: must be finite"),
             (104, 1, "value -inf: must be finite"),
             (105, 1, "time -5: must be after 1970 and not more than a day ahead"),
+            (106, 1, "type '': must not be empty"),
         ],
     )
 
