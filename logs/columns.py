@@ -55,8 +55,8 @@ def actions(chunk: Chunk, log: str, now_us: int) -> Decoded:
     """Columns `_id`, `_time`, `_type` string, `_value` double, `_arrival` int64, `_partition`, `_offset`.
 
     A value that is null or that the schema does not have is 1; `_arrival` is the record's ingest_time (microseconds),
-    or ``now_us`` without one. Rejected: as for impressions; a type that is empty or null; a value that
-    is not finite.
+    or ``now_us`` without one. Rejected: as for impressions; a type that is empty or null; a value that is
+    not finite.
     """
     return _decode(chunk, log, "actions", now_us)
 
