@@ -119,7 +119,12 @@ class Trainer:
             self._dense_synced_us, self._dense_changed = now_us, False
         self._advanced = False
         self._window = Window()
-        return events, metrics
+        return events, self._with_store(metrics)
+
+    def _with_store(self, metrics: Metrics) -> Metrics:
+        """The metrics of a commit, with what the store is after it."""
+        store = {"rows": self.store.rows, "memory_bytes": self.store.memory_bytes, "epoch": min(self.store.epochs)}
+        return {**metrics, "values": metrics["values"] | {name: float(value) for name, value in store.items()}}
 
     def _train(self, block: pa.RecordBatch, partition: int) -> BlockReport:
         decided_s = np.asarray(block.column("_decided")) // 1_000_000

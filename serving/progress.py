@@ -4,8 +4,8 @@ Records are ``{component, key, position, time, values, arrays}``:
 
 * ``join`` (key = shard): cumulative counters of the conservation law; the last record of a key holds.
 * ``train`` (key = partition of the examples log): what was added since the record before, up to ``position``:
-  ``examples``, ``ids``, ...; and, as they are, ``rows``, ``memory`` (bytes), ``epoch``, ``commit_ms``. Arrays: the
-  score histogram.
+  ``examples``, ``ids``, ...; and, as they are, ``rows``, ``memory_bytes`` and ``epoch`` of the store, ``commit_ms``.
+  Arrays: the score histogram.
 * ``frozen``: the same histogram of a model that stopped learning, for the stretch of the ``train`` record with its
   key and position.
 * ``replay`` (key = source): what a replayer put in; the last record of a key holds.
@@ -25,6 +25,8 @@ MAX_UNPAIRED = 4096
 ADDED = frozenset(
     {"examples", "ids", "loss", "skipped", "repeated", "forgotten", "passed_over", "corrections", "positives"}
 )
+
+STORE = ("rows", "memory_bytes", "epoch")
 
 IMPRESSIONS = {
     "examples": "examples",
@@ -117,12 +119,12 @@ class Progress:
 
     def training(self) -> dict[str, float | None]:
         """Totals and latest figures of all trainers; None where none has reported."""
+        # All partitions are trained into one store, which the last to commit describes.
+        newest = max(self._train.values(), key=lambda values: values.get("epoch", 0), default={})
         return {
             "examples": self.added["examples"],
             "ids": self.added["ids"],
-            "rows": self._latest("rows"),
-            "memory_bytes": self._latest("memory"),
-            "epoch": max((values["epoch"] for values in self._train.values() if "epoch" in values), default=None),
+            **{name: newest.get(name) for name in STORE},
             "commit_ms": max(
                 (values["commit_ms"] for values in self._train.values() if "commit_ms" in values), default=None
             ),
@@ -171,10 +173,6 @@ class Progress:
         for values in self._replay.values():
             totals.update(values)
         return dict(sorted(totals.items()))
-
-    def _latest(self, name: str) -> float | None:
-        values = [values[name] for values in self._train.values() if name in values]
-        return sum(values) if values else None
 
 
 def _law(totals: Counter[str], total: str, parts: Mapping[str, str], known: bool) -> dict[str, float | bool | None]:

@@ -37,8 +37,8 @@ class RequestFigures:
 
     @property
     def errors(self) -> int:
-        """Requests that did not get a ranking."""
-        return sum(count for status, count in list(self.by_status.items()) if status != 200)
+        """Requests that the server could not answer, those that it turned away among them."""
+        return sum(count for status, count in list(self.by_status.items()) if status >= 500)
 
 
 @dataclass(frozen=True)

@@ -33,26 +33,41 @@ function timeStep(span, count) {
   return steps.find((s) => span / s <= count) || 7200;
 }
 
+const isThere = (value) => value !== null && value !== undefined;
+
 function path(times, values, x, y) {
   let d = "";
   let pen = "M";
   values.forEach((value, i) => {
-    if (value === null || value === undefined) { pen = "M"; return; }
-    const point = `${x(times[i]).toFixed(1)} ${y(value).toFixed(1)}`;
-    // A lone value between two gaps still shows: a round line cap draws a dot.
-    d += `${pen}${point}${pen === "M" ? `L${point}` : ""}`;
+    if (!isThere(value)) { pen = "M"; return; }
+    d += `${pen}${x(times[i]).toFixed(1)} ${y(value).toFixed(1)}`;
     pen = "L";
   });
   return d;
 }
 
+// Points between two gaps: no line reaches them, so they are drawn as dots.
+function lonely(values) {
+  return values.map((_, i) => i).filter((i) => isThere(values[i]) && !isThere(values[i - 1]) && !isThere(values[i + 1]));
+}
+
+// Labels of an axis, all with one unit and one number of digits: as few as tell its ticks apart.
+function labels(values) {
+  const largest = Math.max(...values.map(Math.abs));
+  const [unit, suffix] = [[1e9, "B"], [1e6, "M"], [1e3, "K"]].find(([u]) => largest >= Math.max(u, 1e5)) || [1, ""];
+  const near = Math.abs(values[1] - values[0]) / unit / 1000;
+  const digits = [0, 1, 2, 3, 4, 5].find((n) => values.every((v) => Math.abs(v / unit - +(v / unit).toFixed(n)) < near)) ?? 6;
+  const format = new Intl.NumberFormat("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
+  return values.map((v) => format.format(v / unit) + (v ? suffix : ""));
+}
+
 function latest(values) {
-  for (let i = values.length - 1; i >= 0; i--) if (values[i] !== null && values[i] !== undefined) return values[i];
+  for (let i = values.length - 1; i >= 0; i--) if (isThere(values[i])) return values[i];
   return null;
 }
 
 class LineChart {
-  // series: [{name, kind: "one" | "two"}]; format: value -> text; zero: whether the y axis starts at 0.
+  // series: [{name, kind: "one" | "two"}]; format: value -> text of the legend; zero: whether the y axis starts at 0.
   constructor(figure, label, series, format, zero) {
     Object.assign(this, { label, series, format, zero, times: [], values: [] });
     this.legend = document.createElement("div");
@@ -80,7 +95,7 @@ class LineChart {
   }
 
   range() {
-    const all = this.values.flat().filter((v) => v !== null && v !== undefined);
+    const all = this.values.flat().filter(isThere);
     if (!all.length) return [0, 1];
     const high = Math.max(...all);
     const low = this.zero ? 0 : Math.min(...all);
@@ -101,22 +116,25 @@ class LineChart {
     this.axes(width, height, start, span, yTicks, x, y);
     this.values.forEach((values, i) => {
       const d = path(this.times, values, x, y);
-      if (d) this.svg.append(svg("path", { d, class: this.series[i].kind }));
+      const kind = this.series[i].kind;
+      if (d) this.svg.append(svg("path", { d, class: kind }));
+      for (const p of lonely(values)) this.svg.append(svg("circle", { cx: x(this.times[p]), cy: y(values[p]), r: 2.5, class: `${kind} dot` }));
     });
     this.describe(height, x, y);
   }
 
   axes(width, height, start, span, yTicks, x, y) {
-    for (const v of yTicks) {
+    const texts = labels(yTicks);
+    for (const [i, v] of yTicks.entries()) {
       const line = { x1: MARGIN.left, x2: width - MARGIN.right, y1: y(v), y2: y(v), class: v === yTicks[0] ? "axis" : "grid" };
-      this.svg.append(svg("line", line), svg("text", { x: MARGIN.left - 8, y: y(v) + 4, "text-anchor": "end" }, this.format(v)));
+      this.svg.append(svg("line", line), svg("text", { x: MARGIN.left - 8, y: y(v) + 4, "text-anchor": "end" }, texts[i]));
     }
     const step = timeStep(span, Math.max(2, Math.floor(width / 90)));
     for (let t = Math.ceil(start / step) * step; t <= start + span; t += step) {
       const anchor = x(t) > width - 24 ? "end" : "middle";
       this.svg.append(svg("text", { x: x(t), y: height - 5, "text-anchor": anchor }, elapsed(t)));
     }
-    if (!this.values.flat().some((v) => v !== null && v !== undefined)) {
+    if (!this.values.flat().some(isThere)) {
       this.svg.append(svg("text", { x: width / 2, y: height / 2, "text-anchor": "middle" }, "nothing yet"));
     }
   }
@@ -132,7 +150,7 @@ class LineChart {
     const spoken = this.series.map((s, i) => {
       const values = this.values[i] || [];
       const value = at >= 0 ? values[at] : latest(values);
-      const text = value === null || value === undefined ? "–" : this.format(value);
+      const text = isThere(value) ? this.format(value) : "–";
       this.figures[i].textContent = text;
       if (at >= 0 && text !== "–") this.svg.append(svg("circle", { cx: x(this.times[at]), cy: y(value), r: 4, class: s.kind }));
       return `${s.name} ${text}`;

@@ -23,16 +23,15 @@ const FORMATS = {
 
 const at = (stats, dotted) => dotted.split(".").reduce((value, key) => (value === null || value === undefined ? value : value[key]), stats);
 const isMissing = (value) => value === null || value === undefined;
-const compact = new Intl.NumberFormat("en", { notation: "compact" });
-const axis = (v) => (Math.abs(v) >= 1e5 ? compact : number(v && Math.abs(v) < 10 && v % 1 ? (Math.abs(v) < 1 ? 3 : 1) : 0)).format(v);
+const short = (v) => number(v && Math.abs(v) < 10 && v % 1 ? (Math.abs(v) < 1 ? 3 : 1) : 0).format(v);
 
 const CHARTS = [
   ["chart-auc", "AUC", ["online", "frozen"], ["online_auc", "frozen_auc"], (v) => number(3).format(v), false],
-  ["chart-freshness", "Freshness in milliseconds", ["99th percentile", "median"], ["freshness_p99_ms", "freshness_p50_ms"], axis, true],
-  ["chart-examples", "Examples per second", ["examples"], ["examples_per_s"], axis, true],
-  ["chart-requests", "Requests per second", ["requests"], ["requests_per_s"], axis, true],
-  ["chart-latency", "Request latency in milliseconds", ["99th percentile", "median"], ["request_p99_ms", "request_p50_ms"], axis, true],
-  ["chart-rows", "Rows", ["serving", "store"], ["replica_rows", "store_rows"], axis, true],
+  ["chart-freshness", "Freshness in milliseconds", ["99th percentile", "median"], ["freshness_p99_ms", "freshness_p50_ms"], short, true],
+  ["chart-examples", "Examples per second", ["examples"], ["examples_per_s"], short, true],
+  ["chart-requests", "Requests per second", ["requests"], ["requests_per_s"], short, true],
+  ["chart-latency", "Request latency in milliseconds", ["99th percentile", "median"], ["request_p99_ms", "request_p50_ms"], short, true],
+  ["chart-rows", "Rows", ["serving", "store"], ["replica_rows", "store_rows"], short, true],
 ].map(([id, label, names, keys, format, zero]) => {
   const series = names.map((name, i) => ({ name, kind: ["one", "two"][i] }));
   return { keys, chart: new LineChart(document.getElementById(id), label, series, format, zero) };
@@ -51,6 +50,12 @@ function showFigures(stats) {
   }
 }
 
+// What freshness would be measured from has not come yet: that is not the same as a figure that is missing.
+function showFreshness(freshness) {
+  document.getElementById("freshness-none").hidden = freshness.actions > 0;
+  for (const name of ["freshness-recent", "freshness-run"]) document.getElementById(name).hidden = !freshness.actions;
+}
+
 function showState(name, text, detail) {
   const node = document.getElementById("state");
   if (node.textContent !== text) node.textContent = text;
@@ -62,6 +67,7 @@ function showState(name, text, detail) {
 function show(stats) {
   document.title = `monobeam: ${stats.model}`;
   showFigures(stats);
+  showFreshness(stats.freshness);
   for (const { keys, chart } of CHARTS) chart.update(stats.series.time_s, keys.map((key) => stats.series[key]));
   const up = elapsed(stats.uptime_s);
   document.getElementById("foot").textContent =

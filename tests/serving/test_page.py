@@ -18,7 +18,7 @@ from monobeam.serving.progress import Progress
 from tests.serving.test_progress import counters, record, scores
 from tests.serving.world import World, request, running
 
-DESK, PHONE = (1280, 900), (375, 740)
+DESK, PHONE, NARROW = (1280, 900), (390, 740), (320, 640)
 FLAGS = (
     "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync"
@@ -59,7 +59,7 @@ class Page:
     def __init__(self, browser: Any, address: str, size: tuple[int, int]) -> None:
         self._browser = browser
         self._width = size[0]
-        metrics = {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": size == PHONE}
+        metrics = {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": size != DESK}
         browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
         browser.get_log("browser")
         browser.get(address)
@@ -92,6 +92,11 @@ class Page:
         assert "" not in names
         assert [entry for entry in self._browser.get_log("browser") if entry["level"] == "SEVERE"] == []
 
+    def axis(self, chart: str) -> list[str]:
+        """Labels of the upright axis, from below."""
+        nodes = self._browser.find_elements("css selector", f"#{chart} svg text[text-anchor=end]")
+        return [node.text for node in nodes if ":" not in node.text]
+
     def check_charts(self) -> None:
         labels = self.all_of(".chart svg", "aria-label")
         assert len(labels) == 6
@@ -101,7 +106,9 @@ class Page:
 def live_metrics() -> list[dict[str, Any]]:
     law = counters(impressions=1200, examples=1000, sampled_out=150, pending=50, actions=300, joined=299, waiting=1)
     trained = [
-        record("train", "0", n, scores(n, 1.5), examples=200, ids=900, rows=5000, memory=2**20, commit_ms=8)
+        record(
+            "train", "0", n, scores(n, 1.5), examples=200, ids=900, rows=5000, memory_bytes=2**20, epoch=n, commit_ms=8
+        )
         for n in range(1, 6)
     ]
     return [record("join", "0", **law), *trained, *(record("frozen", "0", n, scores(n, 0.5)) for n in range(2, 6))]
@@ -119,7 +126,8 @@ def test_the_live_page_shows_what_happens(world: World, browser: Any, size: tupl
         server.until_epoch(world)
         assert server.rank(request(1, 10)).status_code == 200
         assert server.rank({}).status_code == 422
-        page.until(lambda: page.value("requests-total") == 1 and page.value("errors-total") == 1)
+        page.until(lambda: page.value("requests-total") == 1 and page.value("errors-client") == 1)
+        assert page.value("errors-total") == 0
         page.until(lambda: page.value("served-logged") == 10)
         assert page.text("model") == "test"
         assert page.text("state") == "live"
@@ -128,8 +136,10 @@ def test_the_live_page_shows_what_happens(world: World, browser: Any, size: tupl
         assert page.text("impressions-balance") == page.text("actions-balance") == "✓ agrees"
         assert 0.5 < page.value("auc-frozen") < page.value("auc-online") < 1
         assert page.value("table-rows") == world.store.rows
+        assert (page.text("store-rows"), page.text("store-memory")) == ("5,000", "1.0 MiB")
         assert page.value("sync-gaps") == 0
         assert page.value("freshness-actions") > 0
+        assert page.text("freshness-none") == ""
         assert page.value("request-p99") > 0
         page.check_layout()
         page.check_charts()
@@ -157,16 +167,33 @@ def rendered(stats: dict[str, Any], folder: Path) -> str:
     return (folder / "report.html").as_uri()
 
 
-@pytest.mark.parametrize("size", [DESK, PHONE], ids=["desk", "phone"])
+@pytest.mark.parametrize("size", [DESK, PHONE, NARROW], ids=["desk", "phone", "narrow"])
 def test_the_report_reads_alone(stats: dict[str, Any], browser: Any, tmp_path: Path, size: tuple[int, int]) -> None:
     page = Page(browser, rendered(stats | {"model": "</script><b>not bold"}, tmp_path), size)
     assert page.text("state") == "report"
     assert page.text("model") == "</script><b>not bold"
     assert page.text("examples-total") == "1,000"
     assert page.text("freshness-p99") == "–"
+    assert page.text("freshness-none") == "no action learnt since the start"
+    assert page.text("freshness-run") == ""
     assert page.all_of("script[src], link[rel=stylesheet], img, iframe", "outerHTML") == []
     page.check_layout()
     page.check_charts()
+
+
+def test_a_point_between_gaps_is_a_dot_and_an_axis_has_one_number_of_digits(
+    stats: dict[str, Any], browser: Any, tmp_path: Path
+) -> None:
+    series = {name: [None] * 5 for name in stats["series"]} | {"time_s": [0, 1, 2, 3, 4]}
+    series |= {"request_p99_ms": [None, 4.0, None, 5.0, 6.0], "replica_rows": [0, 70_000, 140_000, 210_000, 240_000]}
+    page = Page(browser, rendered(stats | {"series": series}, tmp_path), DESK)
+    assert len(page.all_of("#chart-latency circle.one", "r")) == 1
+    assert page.all_of("#chart-rows circle", "r") == []
+    assert page.axis("chart-rows") == ["0", "100K", "200K", "300K"]
+    series |= {"online_auc": [0.7312, 0.7314, 0.7318, 0.732, 0.7321], "request_p99_ms": [1.0, 2.0, 7.5, 8.0, 9.0]}
+    page = Page(browser, rendered(stats | {"series": series}, tmp_path), DESK)
+    for chart, digits in (("chart-auc", 5), ("chart-latency", 1)):
+        assert {len(label.partition(".")[2]) for label in page.axis(chart)} == {digits}
 
 
 def test_a_lost_record_is_seen_at_once(stats: dict[str, Any], browser: Any, tmp_path: Path) -> None:

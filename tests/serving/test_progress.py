@@ -9,6 +9,7 @@ from monobeam.models.metrics import ScoreHistogram
 from monobeam.serving.dashboard import Rate
 from monobeam.serving.progress import ACTIONS, IMPRESSIONS, Progress
 from monobeam.serving.series import Series
+from tests.serving.world import World
 
 
 def record(component: str, key: str, position: int = 0, scores: Any = None, **values: float) -> dict[str, Any]:
@@ -57,20 +58,22 @@ def test_nothing_is_claimed_before_the_join_has_reported() -> None:
     assert (law["in"], law["balanced"]) == (None, None)
 
 
-def test_training_adds_up_and_repeats_do_not_count() -> None:
-    progress = Progress()
-    progress.observe(record("train", "0", 3, scores(1, 1), examples=200, ids=900, rows=50, memory=1000, epoch=5))
-    progress.observe(record("train", "0", 3, scores(1, 1), examples=200, ids=900, rows=50, memory=1000, epoch=5))
-    progress.observe(record("train", "0", 5, scores(2, 1), examples=200, ids=900, rows=70, memory=1400, epoch=9))
-    progress.observe(record("train", "1", 3, scores(3, 1), examples=100, ids=400, rows=1, memory=10, epoch=7))
-    training = progress.training()
-    assert {name: training[name] for name in ("examples", "ids", "rows", "memory_bytes", "epoch")} == {
-        "examples": 500,
-        "ids": 2200,
-        "rows": 71,
-        "memory_bytes": 1410,
-        "epoch": 9,
-    }
+def test_training_adds_up_and_repeats_do_not_count(world: World) -> None:
+    progress, trained, ids = Progress(), 0, 0
+    for seed in (1, 2, 3):
+        world.commit(seed, rows=60 + seed, partition=seed % 2)
+        trained, ids = trained + 60 + seed, ids + world.metrics["values"]["ids"]
+        told = {"component": "train", "key": str(seed % 2), "position": seed, "time": 0, **world.metrics}
+        for _ in range(2):
+            progress.observe(told)
+        training = progress.training()
+        assert {name: training[name] for name in ("examples", "ids", "rows", "memory_bytes", "epoch")} == {
+            "examples": trained,
+            "ids": ids,
+            "rows": world.store.rows,
+            "memory_bytes": world.store.memory_bytes,
+            "epoch": min(world.store.epochs),
+        }
 
 
 def test_models_are_compared_on_the_same_examples_only() -> None:

@@ -21,6 +21,7 @@ import pyarrow as pa
 from monobeam.logs.log import Appender, open_log
 from monobeam.models.config import Config, parse
 from monobeam.models.trainer import Trainer
+from monobeam.models.window import Metrics
 from monobeam.native import Table
 from monobeam.store.backend import Backend, open_backend
 from monobeam.store.changes import values_of
@@ -99,6 +100,7 @@ class World:
         self.trainer = Trainer(self.config, self.store)
         self.sync: Appender = open_log(self.uri("sync"), partitions=1).appender(0, SYNC)
         self._offset = 0
+        self.metrics = Metrics(values={}, arrays={})  # of the last commit
 
     def uri(self, name: str) -> str:
         """The address of the store or of a log."""
@@ -108,14 +110,15 @@ class World:
         """The store, opened for reading."""
         return open_backend(self.uri("store"))
 
-    def commit(self, seed: int, rows: int = 60, later_s: int = 0) -> list[SyncEvent]:
+    def commit(self, seed: int, rows: int = 60, later_s: int = 0, partition: int = 0) -> list[SyncEvent]:
         """Train one block, made from the seed and decided so much later than others, and commit it."""
         columns = features(seed, rows)
         labels = (np.asarray(columns["item_id"]) % 3 == 0).astype(np.float32)
         first_key = 1 + seed * 10_000 + later_s * 1000
-        self.trainer.train(block(labels, columns, first_key, rate=RATE), 0, self._offset)
+        self.trainer.train(block(labels, columns, first_key, rate=RATE), partition, self._offset)
         self._offset += 1
-        return self.trainer.commit(time.time_ns() // 1000)[0]
+        events, self.metrics = self.trainer.commit(time.time_ns() // 1000)
+        return events
 
     def publish(self, events: Sequence[SyncEvent]) -> None:
         """Append events to the sync log."""
