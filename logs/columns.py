@@ -91,6 +91,8 @@ def _decode(chunk: Chunk, log: str, kind: str, now_us: int) -> Decoded:
     except SchemaError as error:
         reject = Reject(chunk.partition, chunk.offset, chunk.count, f"schema: {error}", chunk.payload)
         return Decoded(block.label(_EMPTY[kind], kind, log), (reject,))
+    if kind == "impressions":
+        _warn_of_left_out(chunk.schema, log)
     columns = datums.decode(chunk)
     faults = _Faults()
     head, features = _BUILD[kind](datums.fields, columns.arrays, now_us, faults)
@@ -126,16 +128,21 @@ def _datums(schema: str, kind: str) -> Datums:
         if _has(found, "ingest_time"):
             _time_field(found, "ingest_time")
     else:
-        _check_features(schema, found)
+        _check_names(found)
     return Datums(schema, found)
 
 
-def _check_features(schema: str, found: Fields) -> None:
+def _check_names(found: Fields) -> None:
     if reserved := [name for name in (*found.columns, *found.others) if name.startswith("_")]:
         raise SchemaError(f"feature {reserved[0]!r}: names that start with '_' are reserved")
-    if found.others:
-        left_out = ", ".join(f"{name} {kind}" for name, kind in found.others.items())
-        logger.warning("schema %s...: no feature can have these types, and decoding is slow: %s", schema[:80], left_out)
+
+
+@lru_cache(maxsize=256)
+def _warn_of_left_out(schema: str, log: str) -> None:
+    """Once for each schema of a log."""
+    if others := fields(schema).others:
+        left_out = ", ".join(f"{name} {kind}" for name, kind in others.items())
+        logger.warning("%s: no feature can have these types, and decoding is slow: %s", log, left_out)
 
 
 def _has(found: Fields, name: str) -> bool:

@@ -275,6 +275,8 @@ void translate(const std::exception_ptr& thrown, void*) {
 }  // namespace
 
 NB_MODULE(_core, m) {
+  // Whoever ends with a table in a global would be told of a leak on every exit; the system takes the memory back.
+  nb::set_leak_warnings(false);
   m.doc() = "The native core: a collisionless embedding table, and the hashes.";
   m.attr("NONE") = monobeam::kNone;
   nb::register_exception_translator(translate);

@@ -129,9 +129,10 @@ def test_other_types_are_left_out_and_said_to_be(caplog: pytest.LogCaptureFixtur
     schema = schemas.impressions({"blob": "bytes", "wide": ["null", "long", "string"], "user": "long"})
     records = [{**record, "blob": b"x", "wide": wide} for record, wide in zip(shown(2), ["x", 3], strict=True)]
     with caplog.at_level(logging.WARNING):
-        found = impressions(chunk(schema, records), "x", NOW)
+        found, _ = (impressions(chunk(schema, records), "file:mine", NOW) for _ in range(2))
     assert found.batch.schema.names == ["_id", "_time", "_partition", "_offset", "user"]
     assert found.batch["user"].to_pylist() == [0, 1]
+    assert caplog.text.count("file:mine: no feature can have these types") == 1
     assert 'blob "bytes"' in caplog.text
     assert 'wide ["null", "long", "string"]' in caplog.text
 
