@@ -44,7 +44,7 @@ CLICKED = fastavro.parse_schema(
 
 
 def generate(count: int, seed: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """``count`` impressions, one every half second, and the clicks on them, one in three or so."""
+    """``count`` impressions, ten a second, and the clicks on them, one in three or so."""
     rng = random.Random(seed)
     shown, clicked = [], []
     for number in range(count):
@@ -52,7 +52,7 @@ def generate(count: int, seed: int) -> tuple[list[dict[str, Any]], list[dict[str
         topic = TOPICS[article % len(TOPICS)]
         impression: dict[str, Any] = {
             "impression_id": f"news-{number}",
-            "time": START_MS + 500 * number,
+            "time": START_MS + 100 * number,
             "reader": reader,
             "device": rng.choice(["phone", "tablet", "desktop"]),
             "article": f"article-{article}",
@@ -61,7 +61,7 @@ def generate(count: int, seed: int) -> tuple[list[dict[str, Any]], list[dict[str
         }
         shown.append(impression)
         if rng.random() < (0.7 if TOPICS[reader % len(TOPICS)] == topic else 0.1):
-            delay_ms = rng.randrange(1_000, 50_000)
+            delay_ms = rng.randrange(1_000, 9_000)
             click = {"impression_id": impression["impression_id"], "type": "click", "value": None}
             clicked.append({**click, "time": impression["time"] + delay_ms})
     return shown, sorted(clicked, key=lambda click: click["time"])
