@@ -14,6 +14,7 @@ from monobeam.pipelines.check import check_features, warn_without_positives
 from monobeam.pipelines.join import join_logs
 from monobeam.pipelines.options import MonobeamOptions, parse
 from monobeam.pipelines.run import quiet, run
+from monobeam.pipelines.summary import Counters, hand_over
 from monobeam.pipelines.train import train_log
 
 EXAMPLE = """example:
@@ -21,7 +22,7 @@ EXAMPLE = """example:
 """
 
 
-def main(argv: Sequence[str] | None = None) -> dict[str, int]:
+def main(argv: Sequence[str] | None = None) -> Counters:
     """Entry point of ``python -m monobeam.pipelines.backfill``."""
     quiet()
     options, config = parse(argv, "backfill", __doc__ or "", EXAMPLE)
@@ -39,8 +40,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, int]:
         )
         train_log(partitions, config, tailed=False)
 
-    counters = run(build, options)
-    warn_without_positives(config, counters)
+    counters = run("backfill", build, options, hand_over(config.join.window_us, ours.until))
+    warn_without_positives(config, counters.get("train", {}))
     return counters
 
 

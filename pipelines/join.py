@@ -20,6 +20,7 @@ from monobeam.models.config import Config
 from monobeam.pipelines.check import check_features
 from monobeam.pipelines.options import MonobeamOptions, parse
 from monobeam.pipelines.run import quiet, run
+from monobeam.pipelines.summary import Counters, hand_over
 from monobeam.transforms.append import AppendLog
 from monobeam.transforms.join import Join
 from monobeam.transforms.read import ReadLogs, Tail
@@ -57,7 +58,7 @@ def _partitions(uri: str, expected: int) -> int:
     return max([expected, *(number + 1 for number in open_log(uri).partitions())])
 
 
-def main(argv: Sequence[str] | None = None) -> dict[str, int]:
+def main(argv: Sequence[str] | None = None) -> Counters:
     """Entry point of ``python -m monobeam.pipelines.join``."""
     quiet()
     options, config = parse(argv, "join", __doc__ or "", EXAMPLE)
@@ -68,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, int]:
     def build(pipeline: beam.Pipeline) -> None:
         join_logs(pipeline, config, tailed=tailed, since_us=ours.since, until_us=ours.until)
 
-    return run(build, options)
+    return run("join", build, options, "" if tailed else hand_over(config.join.window_us, ours.until))
 
 
 if __name__ == "__main__":

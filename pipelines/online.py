@@ -16,6 +16,7 @@ from monobeam.pipelines.check import check_features
 from monobeam.pipelines.join import join_logs
 from monobeam.pipelines.options import MonobeamOptions, parse
 from monobeam.pipelines.run import quiet, run
+from monobeam.pipelines.summary import Counters
 from monobeam.pipelines.train import train_log
 from monobeam.transforms.train import ExamplePartitions
 
@@ -24,7 +25,7 @@ EXAMPLE = """example:
 """
 
 
-def main(argv: Sequence[str] | None = None) -> dict[str, int]:
+def main(argv: Sequence[str] | None = None) -> Counters:
     """Entry point of ``python -m monobeam.pipelines.online``."""
     quiet()
     options, config = parse(argv, "online", __doc__ or "", EXAMPLE)
@@ -39,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, int]:
         partitions = pipeline | "Partitions" >> ExamplePartitions(config.join.shards)
         train_log(partitions, config, tailed=True)
 
-    return run(build, options)
+    return run("online", build, options)
 
 
 if __name__ == "__main__":

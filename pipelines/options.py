@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from apache_beam.options.pipeline_options import (
     DebugOptions,
@@ -18,37 +20,14 @@ from apache_beam.options.pipeline_options import (
     PrismRunnerOptions,
     SetupOptions,
     StandardOptions,
+    _BeamArgumentParser,
 )
 
 from monobeam.models.config import Config, load
 
 _IN_PROCESS = {"DirectRunner", "FnApiRunner", "BundleBasedDirectRunner", "SwitchingDirectRunner"}
-
-
-class MonobeamOptions(PipelineOptions):
-    """Where the logs and the store are; what is not given is taken from the configuration file."""
-
-    @classmethod
-    def _add_argparse_args(cls, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("--config", help="TOML file of logs, labels, slots and model (see examples/own_logs)")
-        parser.add_argument("--impressions", action="append", help="log of impressions, e.g. file:DIR; may be repeated")
-        parser.add_argument("--actions", action="append", help="log of actions; may be repeated")
-        parser.add_argument("--examples", help="log of joined examples: written by join, read by train")
-        parser.add_argument("--sync", help="log of sync events, which serving processes follow")
-        parser.add_argument("--dead_letters", help="log of records that could not be used, each with its reason")
-        parser.add_argument("--metrics", help="log of counters and training metrics, which the live page shows")
-        parser.add_argument("--store", help="parameter store, e.g. lmdb:DIR or memory:")
-        parser.add_argument("--cold", help="cold store of the join, e.g. lmdb:DIR or memory:")
-        parser.add_argument(
-            "--since",
-            type=_event_time,
-            help="take over from a bounded run that ended at this time (ISO 8601 or microseconds)",
-        )
-        parser.add_argument(
-            "--until",
-            type=_event_time,
-            help="bounded runs: decide impressions up to this time and leave the others pending",
-        )
+# Their job servers know options that Beam's own parser does not.
+_JOB_SERVERS = {"FlinkRunner", "PortableRunner", "SparkRunner"}
 
 
 def _event_time(text: str) -> int:
@@ -66,7 +45,51 @@ def _event_time(text: str) -> int:
     return int(moment.timestamp()) * 1_000_000 + moment.microsecond
 
 
-def parse(argv: Sequence[str] | None, module: str, description: str, example: str) -> tuple[PipelineOptions, Config]:
+_OPTIONS: Mapping[str, Mapping[str, Any]] = {
+    "config": {"help": "TOML file of logs, labels, slots and model (see examples/own_logs)"},
+    "impressions": {"action": "append", "help": "log of impressions, e.g. file:DIR; may be repeated"},
+    "actions": {"action": "append", "help": "log of actions; may be repeated"},
+    "examples": {"help": "log of joined examples: written by join, read by train"},
+    "sync": {"help": "log of sync events, which serving processes follow"},
+    "dead_letters": {"help": "log of records that could not be used, each with its reason"},
+    "metrics": {"help": "log of counters and training metrics, which the live page shows"},
+    "store": {"help": "parameter store, e.g. lmdb:DIR or memory:"},
+    "cold": {"help": "cold store of the join, e.g. lmdb:DIR or memory:"},
+    "since": {
+        "type": _event_time,
+        "help": "take over from a run with --until of this time (ISO 8601, in UTC, or microseconds)",
+    },
+    "until": {
+        "type": _event_time,
+        "help": "leave what is not decided by this time pending, for a run with --since of the same time. To be given "
+        "wherever more is to come: without it a bounded run takes the logs as complete, and an impression whose window "
+        "is still open at their end counts as one that nobody acted on",
+    },
+}
+_RAW = ("impressions", "actions", "dead_letters", "cold", "since")
+_USED = {
+    "join": ("config", *_RAW, "until", "examples", "metrics"),
+    "train": ("config", "examples", "store", "sync", "metrics"),
+    "online": ("config", *_RAW, "examples", "store", "sync", "metrics"),
+    "backfill": ("config", *_RAW, "until", "examples", "store", "sync", "metrics"),
+}
+"""What each command takes beside Beam's options."""
+
+
+class MonobeamOptions(PipelineOptions):
+    """Where the logs and the store are; what is not given is taken from the configuration file."""
+
+    @classmethod
+    def _add_argparse_args(cls, parser: argparse.ArgumentParser) -> None:
+        _add(parser, _OPTIONS)
+
+
+def _add(parser: argparse.ArgumentParser, names: Iterable[str]) -> None:
+    for name in names:
+        parser.add_argument(f"--{name}", **_OPTIONS[name])
+
+
+def parse(argv: Sequence[str] | None, command: str, description: str, example: str) -> tuple[PipelineOptions, Config]:
     """Parse a pipeline's command line; ``--help`` explains ours and names where Beam's are described.
 
     Raises:
@@ -74,13 +97,15 @@ def parse(argv: Sequence[str] | None, module: str, description: str, example: st
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(
-        prog=f"python -m monobeam.pipelines.{module}",
+        prog=f"python -m monobeam.pipelines.{command}",
         description=description,
         epilog=f"Every option of Apache Beam works as well (--runner, --streaming, ...).\n\n{example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
-    MonobeamOptions._add_argparse_args(parser)
-    known, _ = parser.parse_known_args(arguments)
+    _add(parser, _USED[command])
+    known, others = parser.parse_known_args(arguments)
+    _check_others(others, command, parser.error)
     if not known.config:
         parser.error("--config is missing: name the TOML file that describes the recommender")
     try:
@@ -95,20 +120,45 @@ def parse(argv: Sequence[str] | None, module: str, description: str, example: st
 
 def _with_addresses(config: Config, given: argparse.Namespace) -> Config:
     """The configuration with the addresses of the command line in place of its own."""
-    logs = {key: getattr(given, key) for key in ("examples", "sync", "dead_letters", "metrics") if getattr(given, key)}
-    logs |= {key: tuple(getattr(given, key)) for key in ("impressions", "actions") if getattr(given, key)}
+    found = {name: value for name, value in vars(given).items() if value}
+    logs: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in found.items()
+        if name in ("impressions", "actions", "examples", "sync", "dead_letters", "metrics")
+    }
     return replace(
         config,
         logs=replace(config.logs, **logs),
-        join=replace(config.join, cold=given.cold or config.join.cold),
-        store=replace(config.store, uri=given.store or config.store.uri),
+        join=replace(config.join, cold=found.get("cold", config.join.cold)),
+        store=replace(config.store, uri=found.get("store", config.store.uri)),
     )
+
+
+def _check_others(arguments: list[str], command: str, fail: Callable[[str], object]) -> None:
+    """Refuse what neither the command nor Beam knows: Beam itself would pass over it with hardly a word."""
+    beams = _BeamArgumentParser(allow_abbrev=False, add_help=False)
+    beams.error = fail
+    for theirs in {str(cls): cls for cls in PipelineOptions.__subclasses__()}.values():
+        if theirs is not MonobeamOptions:
+            theirs._add_argparse_args(beams)
+    found, unknown = beams.parse_known_args(arguments)
+    if not unknown:
+        return
+    name = unknown[0].partition("=")[0]
+    if name.removeprefix("--") in _OPTIONS:
+        fail(f"{unknown[0]}: {command} has no use for this option")
+    known = [f"--{option}" for option in _USED[command]] + list(beams._option_string_actions)
+    similar = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
+    if similar:
+        fail(f"{unknown[0]}: no such option; did you mean {similar[0]}?")
+    if _runner(found.runner) not in _JOB_SERVERS:
+        fail(f"{unknown[0]}: neither {command} nor Beam has this option")
 
 
 def _check_runner(options: PipelineOptions, fail: Callable[[str], object]) -> None:
     """Refuse what gives wrong results; find what a laptop has."""
     standard = options.view_as(StandardOptions)
-    runner = (standard.runner or "DirectRunner").rsplit(".", 1)[-1]
+    runner = _runner(standard.runner)
     if standard.streaming and runner in _IN_PROCESS:
         fail(
             f"--streaming with --runner={runner}: the in-process runner fires event-time timers early, so labels would "
@@ -120,6 +170,10 @@ def _check_runner(options: PipelineOptions, fail: Callable[[str], object]) -> No
         standard.runner = "FnApiRunner"
     if runner == "PrismRunner":
         _prepare_prism(options)
+
+
+def _runner(given: str | None) -> str:
+    return (given or "DirectRunner").rsplit(".", 1)[-1]
 
 
 def _prepare_prism(options: PipelineOptions) -> None:

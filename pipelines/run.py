@@ -6,6 +6,9 @@ import logging
 import os
 import signal
 import sys
+import threading
+import time
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -14,6 +17,8 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 from apache_beam.runners.runner import PipelineState
 
+from monobeam.pipelines import summary
+
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -21,48 +26,71 @@ class _Stopped(BaseException):
     """SIGINT or SIGTERM arrived."""
 
 
-def run(build: Callable[[beam.Pipeline], None], options: PipelineOptions) -> dict[str, int]:
-    """Build and run; returns the Beam counters of a bounded run.
+def run(
+    command: str, build: Callable[[beam.Pipeline], None], options: PipelineOptions, advice: str = ""
+) -> summary.Counters:
+    """Build and run, then print the Beam counters, which are also given back, and the advice.
 
     A streaming run goes on until SIGINT or SIGTERM, then the job is cancelled: whatever is not committed by then is
-    trained after the next start. A job that fails ends this process with status 1.
+    trained after the next start. A bounded run that is interrupted ends this process with status 128 + signal, a job
+    that fails with status 1.
     """
+    started = time.monotonic()
+    streaming = options.view_as(StandardOptions).streaming
     pipeline = beam.Pipeline(options=options)
     build(pipeline)
 
+    stopped: list[signal.Signals] = []
+
     def stop(number: int, frame: FrameType | None) -> None:
+        stopped.append(signal.Signals(number))
+        logging.disable()  # Beam's threads have much to say about work and channels that end under them.
+        threading.excepthook = lambda _: None
         raise _Stopped
 
     previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     result: Any = None
+    counters: summary.Counters = {}
     try:
+        if streaming:  # What Beam starts beside us inherits this: Ctrl-C is for this process, which then ends the job.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
         result = pipeline.run()
+        for number in previous:  # Beam's handlers took their place.
+            signal.signal(number, stop)
         state = result.wait_until_finish()
         if state not in (PipelineState.DONE, PipelineState.CANCELLED, None):
             _LOGGER.error("the job ended in state %s", state)
             sys.exit(1)
-    except _Stopped:
-        _LOGGER.info("stopping")
-        if result is not None and options.view_as(StandardOptions).streaming:
+        counters = _counters(result)
+    except BaseException:  # Raised in the midst of Beam, _Stopped may arrive as something else.
+        if not stopped:
+            raise
+        if not streaming:
+            print(f"{command}: interrupted by {stopped[0].name}; start it again to go on", file=sys.stderr)
+            sys.exit(128 + stopped[0])
+        if result is not None:
+            counters = _counters(result)
             result.cancel()
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-    return _counters(result)
+    summary.show(command, time.monotonic() - started, counters, advice)
+    return counters
 
 
-def _counters(result: Any) -> dict[str, int]:
-    """Counters of our steps by name, as far as the runner reports metrics."""
+def _counters(result: Any) -> summary.Counters:
+    """Counters of our steps, as far as the runner reports metrics."""
     try:
         found = result.metrics().query()["counters"]
     except Exception as error:  # a runner without metrics is no failure of the job
         _LOGGER.debug("no metrics from this runner: %s", error)
         return {}
-    return {
-        counter.key.metric.name: counter.result
-        for counter in found
-        if counter.key.metric.namespace.startswith("monobeam.")
-    }
+    counters: dict[str, Counter[str]] = defaultdict(Counter)
+    for counter in found:
+        ours, _, step = counter.key.metric.namespace.partition(".")
+        if ours == "monobeam":
+            counters[step][counter.key.metric.name] += counter.result
+    return dict(counters)
 
 
 def quiet() -> None:

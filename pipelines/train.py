@@ -17,6 +17,7 @@ from monobeam.models.config import Config
 from monobeam.pipelines.check import check_examples
 from monobeam.pipelines.options import parse
 from monobeam.pipelines.run import quiet, run
+from monobeam.pipelines.summary import Counters
 from monobeam.store.sync import SYNC
 from monobeam.transforms.append import AppendLog
 from monobeam.transforms.train import ExamplePartitions, Train, TrainSettings
@@ -35,7 +36,7 @@ def train_log(partitions: Any, config: Config, *, tailed: bool) -> None:
     trained.metrics | "AppendTrainMetrics" >> AppendLog(logs.metrics, schemas.METRICS)
 
 
-def main(argv: Sequence[str] | None = None) -> dict[str, int]:
+def main(argv: Sequence[str] | None = None) -> Counters:
     """Entry point of ``python -m monobeam.pipelines.train``."""
     quiet()
     options, config = parse(argv, "train", __doc__ or "", EXAMPLE)
@@ -46,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, int]:
         partitions = pipeline | "Partitions" >> ExamplePartitions(config.join.shards)
         train_log(partitions, config, tailed=tailed)
 
-    return run(build, options)
+    return run("train", build, options)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -20,8 +21,42 @@ def test_help_explains_itself(pipeline: object, capsys: pytest.CaptureFixture[st
     with pytest.raises(SystemExit, match="0"):
         pipeline.main(["--help"])  # type: ignore[attr-defined]
     said = capsys.readouterr().out
-    for word in ("--config", "--impressions", "--store", "--since", "example:", "python -m monobeam.pipelines."):
+    for word in ("--config", "--examples", "--metrics", "example:", "python -m monobeam.pipelines."):
         assert word in said
+
+
+@pytest.mark.parametrize(
+    ("command", "takes", "lacks"),
+    [
+        ("join", ["--cold", "--since", "--until"], ["--store", "--sync"]),
+        (
+            "train",
+            ["--store", "--sync"],
+            ["--impressions", "--actions", "--cold", "--dead_letters", "--since", "--until"],
+        ),
+        ("online", ["--store", "--cold", "--since"], ["--until"]),
+        ("backfill", ["--store", "--cold", "--since", "--until"], []),
+    ],
+)
+def test_a_command_has_the_options_that_it_uses(
+    command: str, takes: list[str], lacks: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        options.parse(["--help"], command, "", "")
+    said = capsys.readouterr().out
+    explained = {option for option in [*takes, *lacks] if f"{option} {option[2:].upper()}" in said}
+    assert explained == set(takes)
+    for option in lacks:
+        with pytest.raises(SystemExit, match="2"):
+            options.parse([f"--config={CONFIG}", f"{option}=1"], command, "", "")
+        assert f"{option}=1: {command} has no use for this option" in capsys.readouterr().err
+
+
+def test_until_says_when_it_is_needed(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        options.parse(["--help"], "backfill", "", "")
+    said = " ".join(capsys.readouterr().out.split())
+    assert "without it a bounded run takes the logs as complete" in said
 
 
 @pytest.mark.parametrize(
@@ -31,14 +66,19 @@ def test_help_explains_itself(pipeline: object, capsys: pytest.CaptureFixture[st
         (["--streaming", "--runner=DirectRunner"], "DirectRunner: .*labels would be wrong"),
         (["--since=yesterday"], "'yesterday' is neither ISO 8601"),
         (["--config=nowhere.toml"], "nowhere.toml"),
+        (["--untill=2026-01-31"], r"--untill=2026-01-31: no such option; did you mean --until\?"),
+        (["--colt", "memory:"], r"--colt: no such option; did you mean --cold\?"),
+        (["--runer=PrismRunner"], r"did you mean --runner\?"),
+        (["--unt=5"], "--unt=5: no such option"),
+        (["--frobnicate", "3"], "--frobnicate: neither join nor Beam has this option"),
+        (["memory:"], "memory:: neither join nor Beam has this option"),
+        (["--max_num_workers=many"], "max_num_workers.*'many'"),
     ],
 )
 def test_refuses(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         parsed(*arguments)
     said = " ".join(capsys.readouterr().err.split())
-    import re
-
     assert re.search(message, said), said
 
 
@@ -49,7 +89,8 @@ def test_a_configuration_is_needed(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_command_line_wins_over_the_file() -> None:
-    _, config = parsed("--impressions=file:a", "--impressions=file:b", "--store=memory:", "--cold=memory:")
+    given = ["--impressions=file:a", "--impressions=file:b", "--store=memory:", "--cold=memory:"]
+    _, config = options.parse([f"--config={CONFIG}", *given], "backfill", "", "")
     assert config.logs.impressions == ("file:a", "file:b")
     assert config.logs.actions == ("file:actions",)
     assert (config.store.uri, config.join.cold) == ("memory:", "memory:")
@@ -72,3 +113,17 @@ def test_online_and_backfill_say_what_they_are_for() -> None:
         online.main([f"--config={CONFIG}"])
     with pytest.raises(SystemExit, match="leave out --streaming"):
         backfill.main([f"--config={CONFIG}", "--streaming", "--runner=PrismRunner"])
+
+
+def test_options_of_a_job_server_are_left_to_it_but_for_typing_errors(capsys: pytest.CaptureFixture[str]) -> None:
+    parsed("--runner=FlinkRunner", "--state_backend=rocksdb")
+    with pytest.raises(SystemExit, match="2"):
+        parsed("--runner=FlinkRunner", "--untill=5")
+    assert "did you mean --until?" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        parsed("--state_backend=rocksdb")
+
+
+def test_options_of_beam_pass() -> None:
+    given, _ = parsed("--direct_num_workers", "2", "--experiments=a", "--experiments=b", "--save_main_session")
+    assert given.view_as(options.DebugOptions).experiments == ["a", "b"]

@@ -1,0 +1,58 @@
+"""What a pipeline says at its end: figures for people, and as the last line one JSON object for scripts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+
+from monobeam.join.counters import ACTIONS_OUT, IMPRESSIONS_OUT, NAMES
+from monobeam.transforms.train import COUNTED
+
+Counters = Mapping[str, Mapping[str, int]]
+"""By step (join | train), then by name."""
+
+_NAMES = {"join": NAMES, "train": COUNTED}
+_STEPS = {"join": ("join",), "train": ("train",), "online": ("join", "train"), "backfill": ("join", "train")}
+
+
+def show(command: str, seconds: float, found: Counters, advice: str) -> None:
+    """Print it; what nothing has counted is 0."""
+    counters = {step: {name: found.get(step, {}).get(name, 0) for name in _NAMES[step]} for step in _STEPS[command]}
+    print(f"{command}: {seconds:.1f} s")
+    for line in [*_figures(counters), advice]:
+        if line:
+            print(f"  {line}")
+    print(json.dumps({"command": command, "seconds": round(seconds, 3), **counters}), flush=True)
+
+
+def hand_over(window_us: int, until_us: int | None) -> str:
+    """How to go on with streaming after a bounded join."""
+    if until_us is None:
+        return (
+            f"the logs were taken as complete: impressions of their last {window_us / 1e6:g} s count as if nobody will "
+            "act on them any more. To go on with streaming, end at a time that the logs have passed (--until=T) and "
+            "start the streaming run with --since=T"
+        )
+    until = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=until_us)
+    return (
+        f"what was not decided by then is pending; a run with --since={until:%Y-%m-%dT%H:%M:%S.%f} goes on from there"
+    )
+
+
+def _figures(counters: Counters) -> Iterator[str]:
+    if join := counters.get("join"):
+        yield _law("impressions", join, IMPRESSIONS_OUT)
+        yield _law("actions", join, ACTIONS_OUT)
+    if train := counters.get("train"):
+        others = [f"{train[name]:,} {_plain(name)}" for name in COUNTED[1:] if train[name]]
+        yield ", ".join([f"{train['examples']:,} examples trained", *others])
+
+
+def _law(kind: str, counts: Mapping[str, int], parts: Sequence[str]) -> str:
+    became = " + ".join(f"{counts[part]:,} {_plain(part.removeprefix(f'{kind}_'))}" for part in parts if counts[part])
+    return f"{counts[kind]:,} {kind} = {became or 0}"
+
+
+def _plain(name: str) -> str:
+    return name.replace("_", " ")
