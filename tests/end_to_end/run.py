@@ -185,10 +185,14 @@ class Run:
         except (AssertionError, OSError):
             return 0
 
+    def every_dead_letter(self) -> list[dict[str, Any]]:
+        """All dead letters, repeated ones too."""
+        log = open_log(f"file:{self.folder / 'dead_letters'}")
+        return [record for number in log.partitions() for record in _all(log, number)]
+
     def dead_letters(self) -> list[dict[str, Any]]:
         """Distinct dead letters, by position."""
-        log = open_log(f"file:{self.folder / 'dead_letters'}")
-        letters = [record for number in log.partitions() for record in _all(log, number)]
+        letters = self.every_dead_letter()
         return list({(letter["log"], letter["partition"], letter["offset"]): letter for letter in letters}.values())
 
 

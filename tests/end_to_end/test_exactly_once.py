@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -104,18 +105,73 @@ def test_several_shards_give_the_same_set(undisturbed: Run, made: traffic.Traffi
     assert run.examples() == undisturbed.examples()
 
 
-def test_batch_hands_over_to_streaming(undisturbed: Run, made: traffic.Traffic, raw: Path, tmp_path: Path) -> None:
-    run = Run.create(tmp_path / "handover", raw)
-    at = traffic.START + COUNT // 2 * traffic.SECOND // 200 + 12_345
-    run.backfill(f"--until={at}")
-    pending = run.counters()
-    law(pending)
-    assert pending["pending"] > 0
-    assert max(row["_decided"] for row in run.examples().values()) < at
-    wanted = len(undisturbed.examples())
-    with run.streaming(f"--since={at}") as job:
-        run.wait(job, lambda: run.settled(wanted))
+def half(made: traffic.Traffic) -> int:
+    """A time in the middle, on no tick."""
+    return traffic.START + COUNT // 2 * traffic.SECOND // 200 + 12_345
+
+
+DECIDED = (
+    "examples",
+    "sampled_out",
+    "impressions_duplicated",
+    "joined",
+    "corrections",
+    "actions_duplicated",
+    "unmatched",
+)
+
+
+def check_continued(run: Run, first: dict[str, int], undisturbed: Run, made: traffic.Traffic) -> None:
+    """Two runs did what one would have: the same examples, parameters, counters in sum, and dead letters."""
     examples, _ = reference.join(made)
     assert reference.as_set(run.examples()) == examples
     assert run.update_counts() == dict(run.ids())
     assert run.parameters() == undisturbed.parameters()
+    second, whole = run.counters(), undisturbed.counters()
+    law(second)
+    assert {name: first[name] + second[name] for name in DECIDED} == {name: whole[name] for name in DECIDED}
+    assert unmatched(run) == unmatched(undisturbed)
+
+
+def unmatched(run: Run) -> list[tuple[str, int, int, str]]:
+    """The actions among the dead letters. Both runs may name what nobody can read; an action belongs to one of them."""
+    return sorted(
+        (Path(letter["log"]).name, letter["partition"], letter["offset"], letter["reason"])
+        for letter in run.every_dead_letter()
+        if letter["reason"].startswith("unmatched")
+    )
+
+
+def test_batch_hands_over_to_streaming(undisturbed: Run, made: traffic.Traffic, raw: Path, tmp_path: Path) -> None:
+    run, at = Run.create(tmp_path / "handover", raw), half(made)
+    run.backfill(f"--until={at}")
+    first = run.counters()
+    law(first)
+    assert first["pending"] > 0
+    assert max(row["_decided"] for row in run.examples().values()) < at
+    with run.streaming(f"--since={at}") as job:
+        run.wait(job, lambda: run.settled(len(undisturbed.examples())))
+    check_continued(run, first, undisturbed, made)
+    assert {place(letter) for letter in run.dead_letters()} == {place(letter) for letter in undisturbed.dead_letters()}
+
+
+def place(letter: dict[str, Any]) -> tuple[str, int, int]:
+    return letter["log"], letter["partition"], letter["offset"]
+
+
+def test_actions_that_come_after_a_hand_over_count_for_the_impressions_before_it(
+    undisturbed: Run, made: traffic.Traffic, tmp_path: Path
+) -> None:
+    """The logs end with the first run, with windows open; what was done in them is logged later."""
+    at, raw = half(made), tmp_path / "raw"
+    logged = at + traffic.DISORDER  # so that everything before `at` is there
+    traffic.write(made.between(0, logged), raw)
+    run = Run.create(tmp_path / "run", raw)
+    run.backfill(f"--until={at}")
+    first = run.counters()
+    open_ids = {record["impression_id"] for _, record in made.impressions if record and record["time"] < at}
+    traffic.write(made.between(logged, 1 << 62), raw)
+    run.backfill(f"--since={at}")
+    positive = {row["_id"] for row in run.examples().values() if row["_decided"] >= at and row["_label.like"]}
+    assert positive & open_ids
+    check_continued(run, first, undisturbed, made)

@@ -79,6 +79,12 @@ class Traffic:
     impressions: list[tuple[int, dict[str, Any] | None]]
     actions: list[tuple[int, dict[str, Any] | None]]
 
+    def between(self, start: int, stop: int) -> Traffic:
+        """What is logged at start <= time < stop."""
+        return Traffic(
+            *([entry for entry in log if start <= entry[0] < stop] for log in (self.impressions, self.actions))
+        )
+
     def span(self) -> int:
         """Time of the last logging."""
         return max(at for at, _ in self.impressions + self.actions)
