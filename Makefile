@@ -80,7 +80,7 @@ $(STAMPS)/venv:
 	@mkdir -p $(STAMPS) && touch $@
 
 $(STAMPS)/packages: constraints.txt pyproject.toml | $(STAMPS)/venv
-	$(call say,packages: pinned in constraints.txt (torch alone is 0.5 GB; a few minutes at first))
+	$(call say,packages: pinned in constraints.txt (torch with CUDA is 5 GB on disk, README.md says how to do without; a few minutes at first))
 	@$(call install,-c constraints.txt setuptools wheel nanobind)
 	@$(PY) -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
 	  print("\n".join(p["dependencies"] + p["optional-dependencies"]["dev"]))' > $(STAMPS)/requirements.txt

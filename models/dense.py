@@ -13,6 +13,9 @@ from monobeam.models.optimizers import OptimizerConfig
 
 Arrays = dict[str, npt.NDArray[np.float32]]
 
+# What each optimizer of torch keeps for a parameter.
+_STATE = {"sgd": ("momentum_buffer",), "adagrad": ("step", "sum"), "adam": ("step", "exp_avg", "exp_avg_sq")}
+
 
 def _optimizer(parameters: list[nn.Parameter], config: OptimizerConfig) -> torch.optim.Optimizer:
     rate, hyper = config.learning_rate, config.hyper
@@ -41,6 +44,7 @@ class DenseWeights:
     def __init__(self, module: nn.Module, config: OptimizerConfig) -> None:
         self._parameters = dict(module.named_parameters())
         self._optimizer = _optimizer(list(self._parameters.values()), config)
+        self._keeps = _STATE[config.optimizer]
 
     def clear(self) -> None:
         """Drop the gradients."""
@@ -64,14 +68,16 @@ class DenseWeights:
         return arrays
 
     def restore(self, arrays: Mapping[str, npt.NDArray[np.float32]]) -> None:
-        """Take over what ``state`` gave; ValueError where it belongs to another model."""
+        """Take over what ``state`` gave; ValueError where it belongs to another model.
+
+        The state of another optimizer is left out: this one begins anew.
+        """
         for name, parameter in self._parameters.items():
             self._restore_weight(parameter, arrays, f"weight/{name}")
-            state = self._optimizer.state[parameter]
-            for label, value in arrays.items():
-                key, _, owner = label.partition("/")
-                if owner == name and key != "weight":
-                    state[key] = torch.from_numpy(np.array(value, np.float32))
+            saved = {key: arrays[f"{key}/{name}"] for key in self._keeps if f"{key}/{name}" in arrays}
+            if len(saved) == len(self._keeps):
+                tensors = {key: torch.from_numpy(np.array(value, np.float32)) for key, value in saved.items()}
+                self._optimizer.state[parameter].update(tensors)
 
     def _restore_weight(
         self, parameter: nn.Parameter, arrays: Mapping[str, npt.NDArray[np.float32]], label: str

@@ -3,6 +3,7 @@
 import os
 import re
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -45,6 +46,25 @@ def test_the_demo_takes_its_options_from_make() -> None:
     for argument in ("--seconds 30", '--data "/somewhere/ml-1m.zip"', "--ratings 500"):
         assert argument in command
     assert "recbole" not in shown  # what is named is not fetched
+
+
+def test_a_virtual_environment_that_is_there_is_kept(tmp_path: Path) -> None:
+    """So that somebody may put a smaller torch into it first, as the README says."""
+    for name in ("Makefile", "constraints.txt", "pyproject.toml"):
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    python, calls = tmp_path / ".venv" / "bin" / "python", tmp_path / "calls"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\n[ "$1" = -c ] && exec {sys.executable} "$@"\necho "$@" >> {calls}\n')
+    python.chmod(0o755)
+    subprocess.run(["make", ".venv/stamps/packages", f"PYTHON={sys.executable}"], cwd=tmp_path, check=True)
+    installs = [line for line in calls.read_text().splitlines() if line.startswith("-m pip install")]
+    assert installs[-1] == "-m pip install -q -c constraints.txt -r .venv/stamps/requirements.txt"
+    assert not re.search("upgrade|reinstall|-m venv", calls.read_text())
+    assert (tmp_path / ".venv" / "stamps" / "packages").exists()
+
+
+def test_the_readme_names_the_torch_that_is_pinned() -> None:
+    assert re.findall(r"install torch==(\S+)", (ROOT / "README.md").read_text()) == [PINS["torch"]]
 
 
 def test_continuous_integration_runs_make_test() -> None:

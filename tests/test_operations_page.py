@@ -1,0 +1,25 @@
+"""docs/operations.md explains every counter there is."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from monobeam.join.counters import NAMES
+from monobeam.transforms.train import COUNTED
+
+PAGE = (Path(__file__).parents[1] / "docs" / "operations.md").read_text()
+
+
+def test_every_counter_is_explained() -> None:
+    rows = re.findall(r"^\| (`.*?) \|", PAGE[PAGE.index("## Counters") :], re.MULTILINE)
+    explained = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    assert explained == {*NAMES, *COUNTED}
+
+
+def test_its_programs_are_programs() -> None:
+    programs = re.findall(r"(?:^      .*\n|^\n)+", PAGE, re.MULTILINE)
+    found = [re.sub(r"^      ", "", program, flags=re.MULTILINE) for program in programs if "import" in program]
+    assert len(found) == 2
+    for program in found:
+        compile(program, "operations.md", "exec")
