@@ -10,6 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -155,3 +156,6 @@ def test_generated_logs_are_plain_avro_in_time_order(folder: Path) -> None:
             times = [record["time"] for record in fastavro.reader(file)]  # type: ignore[call-overload, index]
         assert len(times) >= count
         assert times == sorted(times)
+        (until,), (since,) = (re.findall(rf"--{option}=(\S+)", README) for option in ("until", "since"))
+        assert until == since
+        assert times[0] < datetime.fromisoformat(until + "+00:00") < times[-1] - timedelta(seconds=1)
