@@ -10,10 +10,11 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pyarrow as pa
@@ -39,6 +40,18 @@ def prism() -> str:
             pytest.fail(message)
         pytest.skip(message)
     return found
+
+
+DECIDED = (
+    "examples",
+    "sampled_out",
+    "impressions_duplicated",
+    "joined",
+    "corrections",
+    "actions_duplicated",
+    "unmatched",
+)
+"""What becomes of records once and for all, and of each by one run."""
 
 
 @dataclass(frozen=True)
@@ -141,11 +154,17 @@ class Run:
             total.update({name: int(value) for name, value in values.items()})
         return dict(total)
 
-    def settled(self, wanted: int) -> bool:
-        """Whether so many examples are there, nothing waits any more, and the store includes everything."""
-        counters = self.counters()
-        undecided = counters.get("pending", 1) + counters.get("waiting", 1)
-        return undecided == 0 and len(self.examples()) == wanted and self.trained()
+    def settled(self, like: Run, before: Mapping[str, int] = MappingProxyType({})) -> bool:
+        """Whether everything is there that the other run gave, and the store includes it.
+
+        Counters, examples and dead letters are logged by steps of their own, and after a kill the old ones are still
+        there: none of them tells that the others are done. ``before``: counters of the run that this one goes on from.
+        """
+        now, whole = self.counters(), like.counters()
+        if any(before.get(name, 0) + now.get(name, 0) != whole[name] for name in DECIDED):
+            return False
+        given = len(self.examples()), len(self.dead_letters())
+        return given == (len(like.examples()), len(like.dead_letters())) and self.trained()
 
     def trained(self) -> bool:
         """Whether the store includes all that is in the examples log."""

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.end_to_end import reference, traffic
-from tests.end_to_end.run import Run, kill, law
+from tests.end_to_end.run import DECIDED, Run, kill, law
 
 COUNT = 1500
 
@@ -58,23 +58,21 @@ def test_streaming_gives_what_backfill_gives(
     undisturbed: Run, made: traffic.Traffic, raw: Path, tmp_path: Path
 ) -> None:
     run = Run.create(tmp_path / "streaming", raw)
-    wanted = len(undisturbed.examples())
     with run.streaming() as job:
-        run.wait(job, lambda: run.settled(wanted))
+        run.wait(job, lambda: run.settled(undisturbed))
     check(run, made)
     assert run.parameters() == undisturbed.parameters()
 
 
 def test_killed_again_and_again(undisturbed: Run, made: traffic.Traffic, raw: Path, tmp_path: Path) -> None:
     run = Run.create(tmp_path / "killed", raw)
-    wanted = len(undisturbed.examples())
     rng, total = random.Random(3), sum(undisturbed.ids().values())
     for share in (rng.uniform(0.1, 0.4), rng.uniform(0.5, 0.8)):
         with run.streaming() as job:
             run.wait(job, lambda share=share: run.updates_so_far() > share * total)
             kill(job)
     with run.streaming() as job:
-        run.wait(job, lambda: run.settled(wanted))
+        run.wait(job, lambda: run.settled(undisturbed))
     check(run, made)
     assert run.parameters() == undisturbed.parameters()
 
@@ -110,17 +108,6 @@ def half(made: traffic.Traffic) -> int:
     return traffic.START + COUNT // 2 * traffic.SECOND // 200 + 12_345
 
 
-DECIDED = (
-    "examples",
-    "sampled_out",
-    "impressions_duplicated",
-    "joined",
-    "corrections",
-    "actions_duplicated",
-    "unmatched",
-)
-
-
 def check_continued(run: Run, first: dict[str, int], undisturbed: Run, made: traffic.Traffic) -> None:
     """Two runs did what one would have: the same examples, parameters, counters in sum, and dead letters."""
     examples, _ = reference.join(made)
@@ -150,7 +137,7 @@ def test_batch_hands_over_to_streaming(undisturbed: Run, made: traffic.Traffic, 
     assert first["pending"] > 0
     assert max(row["_decided"] for row in run.examples().values()) < at
     with run.streaming(f"--since={at}") as job:
-        run.wait(job, lambda: run.settled(len(undisturbed.examples())))
+        run.wait(job, lambda: run.settled(undisturbed, first))
     check_continued(run, first, undisturbed, made)
     assert {place(letter) for letter in run.dead_letters()} == {place(letter) for letter in undisturbed.dead_letters()}
 
