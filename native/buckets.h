@@ -35,6 +35,25 @@ struct alignas(64) Bucket {
 
   void clear() { std::fill(row, row + kSlots, kEmpty); }
 
+  // The row field of a key, kEmpty when it is not here. Free of branches: the field of the one slot with the key and
+  // all ones from every other, and an empty slot says all ones whatever key it had.
+  uint32_t get(uint64_t wanted) const {
+    uint32_t field = kEmpty;
+    for (int slot = 0; slot < kSlots; ++slot) field &= row[slot] | (key[slot] == wanted ? 0 : kEmpty);
+    return field;
+  }
+
+  // The same, and stamps its last-seen time.
+  uint32_t stamp(uint64_t wanted, uint32_t now) {
+    uint32_t field = kEmpty;
+    for (int slot = 0; slot < kSlots; ++slot) {
+      const bool here = key[slot] == wanted;
+      field &= row[slot] | (here ? 0 : kEmpty);
+      seen[slot] = here ? std::max(seen[slot], now) : seen[slot];
+    }
+    return field;
+  }
+
   int find(uint64_t wanted) const {
     for (int slot = 0; slot < kSlots; ++slot) {
       if (key[slot] == wanted && row[slot] != kEmpty) return slot;
@@ -86,10 +105,17 @@ struct InsertWork {
 //   * address(h) = h mod 2M if that bucket exists, else h mod M, with M <= buckets < 2M, M a power of two;
 //   * no key is there twice;
 //   * entries <= 3 * buckets, kept by at most one split of one bucket per insert.
-// Buckets never move in memory: they live in segments, and only splitting adds one. Not thread-safe.
+// Buckets never move in memory. Not thread-safe.
 class Buckets {
  public:
-  Buckets() { reset(); }
+  // The two buckets of a key.
+  struct Choice {
+    uint32_t first, second;
+  };
+
+  Buckets() : memory_(size_t{kMaxBuckets} * sizeof(Bucket)), buckets_(reinterpret_cast<Bucket*>(memory_.data())) {
+    reset();
+  }
 
   size_t size() const { return size_; }
   uint32_t count() const { return count_; }
@@ -97,9 +123,20 @@ class Buckets {
   const InsertWork& work() const { return work_; }
   size_t bytes() const { return static_cast<size_t>(count_) * sizeof(Bucket) + overflow_.size() * kOverflowBytes; }
 
-  Bucket& at(uint32_t bucket) const { return segment(bucket)[bucket % kSegment]; }
+  Bucket& at(uint32_t bucket) const { return buckets_[bucket]; }
+  void prefetch(uint32_t bucket) const { __builtin_prefetch(&buckets_[bucket]); }
 
-  void prefetch(uint64_t key) const { __builtin_prefetch(&at(choose(key).first)); }
+  Choice choose(uint64_t key) const {
+    const uint64_t h = mix(key + kGolden);
+    return {address(static_cast<uint32_t>(h)), address(static_cast<uint32_t>(h >> 32))};
+  }
+
+  // What the overflow map says of a key that is in none of its buckets.
+  uint32_t overflowing(uint64_t key) const {
+    if (overflow_.empty()) return kEmpty;
+    const auto found = overflow_.find(key);
+    return found == overflow_.end() ? kEmpty : found->second.row;
+  }
 
   Slot find(uint64_t key) {
     const Choice choice = choose(key);
@@ -192,7 +229,7 @@ class Buckets {
   }
 
   void reset() {
-    segments_.clear();
+    memory_.give_back(0, size_t{count_} * sizeof(Bucket));
     overflow_.clear();
     drained_ = 0;
     size_ = 0;
@@ -206,15 +243,16 @@ class Buckets {
 
  private:
   static constexpr uint32_t kFirstBuckets = 8;
-  static constexpr uint32_t kSegment = 32768;  // buckets: 2 MiB, one huge page
+  static constexpr uint32_t kHuge = kHugePage / sizeof(Bucket);
   static constexpr size_t kLoad = 3;           // entries per bucket: 0.75; splitting gets dear above 0.85
   static constexpr int kMaxSearch = 128;
   static constexpr size_t kOverflowBytes = 48;  // a node of the map
-  static constexpr uint32_t kMaxBuckets = 0x80000000;
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  static constexpr uint32_t kMaxBuckets = 1 << 24;  // sanitizers prepare all of it
+#else
+  static constexpr uint32_t kMaxBuckets = 0x40000000;  // three keys each: more than there are rows
+#endif
 
-  struct Choice {
-    uint32_t first, second;
-  };
   struct Step {  // of the displacement search
     uint32_t bucket;
     int parent;
@@ -225,16 +263,9 @@ class Buckets {
     throw std::runtime_error("index: key " + std::to_string(key) + " " + what);
   }
 
-  Bucket* segment(uint32_t bucket) const { return reinterpret_cast<Bucket*>(segments_[bucket / kSegment].data()); }
-
   uint32_t address(uint32_t half) const {
     const uint32_t full = half & mask_;
     return full < count_ ? full : half & (mask_ >> 1);
-  }
-
-  Choice choose(uint64_t key) const {
-    const uint64_t h = mix(key + kGolden);
-    return {address(static_cast<uint32_t>(h)), address(static_cast<uint32_t>(h >> 32))};
   }
 
   uint32_t other(uint64_t key, uint32_t bucket) const {
@@ -249,8 +280,10 @@ class Buckets {
   }
 
   void append_bucket() {
-    if (count_ == kMaxBuckets) throw std::length_error("a table holds at most 2^31 rows");
-    if (count_ % kSegment == 0) segments_.emplace_back(kSegment * sizeof(Bucket), count_ != 0);
+    if (size_t{count_ + 1} * sizeof(Bucket) > memory_.bytes()) {
+      throw std::length_error("the table is full: it has room for " + std::to_string(count_ * kLoad) + " keys");
+    }
+    if (count_ % kHuge == 0 && count_ > 0) memory_.want_huge_pages(size_t{count_} * sizeof(Bucket), kHugePage);
     ++count_;
     at(count_ - 1).clear();
   }
@@ -353,7 +386,8 @@ class Buckets {
     to.seen[to_slot] = from.seen[from_slot];
   }
 
-  std::vector<Mapping> segments_;
+  Reservation memory_;
+  Bucket* buckets_;
   std::map<uint64_t, Entry> overflow_;  // nearly always empty; ordered, so that nothing depends on the library
   uint64_t drained_ = 0;
   size_t size_ = 0;

@@ -4,50 +4,71 @@
 #include <sys/mman.h>
 
 #include <cstddef>
+#include <cstdint>
 #include <new>
 #include <utility>
 
 namespace monobeam {
 
-class Mapping {
- public:
-  Mapping() = default;
+constexpr size_t kHugePage = size_t{2} << 20;
+constexpr size_t kPage = 4096;  // or more: advice on a part of a page is refused, and changes nothing
 
-  // Zero-filled; pages become resident when they are first written. Huge pages halve the cost of random access, but
-  // would make small tables large.
-  Mapping(size_t bytes, bool huge_pages) : bytes_(bytes) {
-    if (bytes == 0) return;
-    data_ = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (data_ == MAP_FAILED) {
-      data_ = nullptr;
-      throw std::bad_alloc();
+// A range of addresses, aligned to huge pages, whose memory appears zero-filled where it is first written. So an array
+// in it grows without ever moving, and costs what is used of it.
+class Reservation {
+ public:
+  Reservation() = default;
+
+  // Of `bytes` at most; where the process has no such room, of a half, a quarter and so on.
+  explicit Reservation(size_t bytes) : bytes_((bytes + kHugePage - 1) / kHugePage * kHugePage) {
+    for (; bytes_ >= kHugePage; bytes_ = bytes_ / 2 / kHugePage * kHugePage) {
+      void* found = mmap(nullptr, bytes_ + kHugePage, PROT_READ | PROT_WRITE,
+                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+      if (found == MAP_FAILED) continue;
+      mapped_ = static_cast<char*>(found);
+      data_ = mapped_ + (-reinterpret_cast<uintptr_t>(mapped_) & (kHugePage - 1));
+      return;
     }
-#ifdef MADV_HUGEPAGE
-    if (huge_pages) madvise(data_, bytes, MADV_HUGEPAGE);
-#else
-    (void)huge_pages;
-#endif
+    throw std::bad_alloc();
   }
 
-  Mapping(Mapping&& other) noexcept
-      : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
-
-  Mapping& operator=(Mapping&& other) noexcept {
-    std::swap(data_, other.data_);
-    std::swap(bytes_, other.bytes_);
+  Reservation(Reservation&& other) noexcept { swap(other); }
+  Reservation& operator=(Reservation&& other) noexcept {
+    swap(other);
     return *this;
   }
 
-  ~Mapping() {
-    if (data_ != nullptr) munmap(data_, bytes_);
+  ~Reservation() {
+    if (mapped_ != nullptr) munmap(mapped_, bytes_ + kHugePage);
   }
 
-  char* data() const { return static_cast<char*>(data_); }
+  char* data() const { return data_; }
   size_t bytes() const { return bytes_; }
-  explicit operator bool() const { return data_ != nullptr; }
+
+  // Huge pages halve the cost of random access, but would make small tables large.
+  void want_huge_pages(size_t offset, size_t bytes) const {
+#ifdef MADV_HUGEPAGE
+    madvise(data_ + offset, bytes, MADV_HUGEPAGE);
+#else
+    (void)offset, (void)bytes;
+#endif
+  }
+
+  // The memory of the pages that lie wholly in the range becomes somebody else's; here it reads as zeros from then on.
+  void give_back(size_t offset, size_t bytes) const {
+    const size_t first = (offset + kPage - 1) / kPage * kPage, end = (offset + bytes) / kPage * kPage;
+    if (first < end) madvise(data_ + first, end - first, MADV_DONTNEED);
+  }
 
  private:
-  void* data_ = nullptr;
+  void swap(Reservation& other) noexcept {
+    std::swap(mapped_, other.mapped_);
+    std::swap(data_, other.data_);
+    std::swap(bytes_, other.bytes_);
+  }
+
+  char* mapped_ = nullptr;
+  char* data_ = nullptr;
   size_t bytes_ = 0;
 };
 

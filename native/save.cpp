@@ -10,7 +10,7 @@ namespace monobeam {
 namespace {
 
 constexpr uint64_t kMagic = 0x454c424154424d00;  // "\0MBTABLE"
-constexpr uint32_t kVersion = 1;
+constexpr uint32_t kVersion = 2;
 
 void write_options(FileWriter& file, const TableOptions& options) {
   file.put<uint32_t>(options.dim);
@@ -97,21 +97,21 @@ void Arena::write(FileWriter& file) const {
   for_each([&](uint32_t row) {
     file.put<uint32_t>(row);
     file.put<uint32_t>(touched(row));
-    file.put<RowMeta>(meta(row));
-    file.bytes(floats(row), floats_ * sizeof(float));
+    file.put<uint64_t>(updates(row));
+    file.bytes(floats(row), floats_per_row_ * sizeof(float));
   });
 }
 
 void Arena::read(FileReader& file) {
   const uint64_t rows = file.get<uint64_t>();
-  if (rows > file.left() / sizeof(RowMeta)) file.refuse("has an impossible row count");
+  if (rows > file.left() / (2 * sizeof(uint64_t))) file.refuse("has an impossible row count");
   for (uint64_t i = 0; i < rows; ++i) {
     const uint32_t row = file.get<uint32_t>();
-    if (row >= kMaxRows || live(row)) file.refuse("has an impossible row number");
+    if (row >= capacity_ || live(row)) file.refuse("has an impossible row number");
     const bool was_touched = file.get<uint32_t>() != 0;
     restore(row);
-    meta(row) = file.get<RowMeta>();
-    file.bytes(floats(row), floats_ * sizeof(float));
+    set_updates(row, file.get<uint64_t>());
+    file.bytes(floats(row), floats_per_row_ * sizeof(float));
     if (was_touched) touch(row);
   }
 }
@@ -159,8 +159,8 @@ void Table::read(FileReader& file) {
   arena_.read(file);
   if (file.left() != 0) file.refuse("goes on after its end");
   arena_.for_each([&](uint32_t row) {
-    update_sum_ += arena_.meta(row).updates;
-    if (arena_.touched(row)) touched_.push_back(row);
+    update_sum_ += arena_.updates(row);
+    touched_unlisted_ |= arena_.touched(row);
   });
   index_.for_each([&](uint64_t, uint32_t field, uint32_t) { pending_ += is_pending(field); });
 }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 namespace monobeam {
 namespace {
@@ -15,6 +16,12 @@ const TableOptions& validated(const TableOptions& options) {
     throw std::invalid_argument("init_scale " + std::to_string(options.init_scale) + " must be finite and >= 0");
   }
   return options;
+}
+
+// A call of memcpy for each row would cost more than the row.
+inline void copy_floats(const float* from, size_t count, float* to) {
+  for (; count >= 16; count -= 16, from += 16, to += 16) std::memcpy(to, from, 16 * sizeof(float));
+  for (; count > 0; --count) *to++ = *from++;
 }
 
 // Calls visit(first bag, end bag) for runs of whole bags, each of at most `most` keys unless a single bag is larger.
@@ -35,6 +42,7 @@ Table::Table(const TableOptions& options)
       optimizer_(make_optimizer(options.optimizer, options.hyper)),
       state_floats_(optimizer_->state_floats(options.dim)),
       initial_(options.seed, options.init_scale),
+      zeros_(options.dim),
       policies_(options.seed),
       arena_(options.dim + state_floats_) {}
 
@@ -49,14 +57,42 @@ void Table::set_policy(uint32_t slot, const SlotPolicy& policy) {
 void Table::find_or_insert(Span<const uint64_t> keys, uint32_t now, uint32_t* handles) {
   const auto turn = lock_.turn();
   for (size_t first = 0; first < keys.size; first += kSlice) {
-    const size_t end = std::min(first + kSlice, keys.size);
+    const size_t size = std::min(kSlice, keys.size - first);
     const auto section = lock_.exclusive();
-    for (size_t i = first; i < end; ++i) index_.prefetch(keys[i]);
-    for (size_t i = first; i < end; ++i) {
-      handles[i] = sight(keys[i], now);
-      if (handles[i] != kNone) arena_.prefetch(handles[i]);
-    }
+    stamp({keys.data + first, size}, now, handles + first);
   }
+}
+
+// Keys with a row at once, wave by wave as probe() does it; then the others, one by one and in order.
+void Table::stamp(Span<const uint64_t> keys, uint32_t now, uint32_t* handles) {
+  Buckets::Choice choices[kSlice];
+  uint32_t left[kSlice], rest = 0, unknown = 0;
+  for (size_t i = 0; i < keys.size; ++i) {
+    choices[i] = index_.choose(keys[i]);
+    index_.prefetch(choices[i].first);
+  }
+  for (size_t i = 0; i < keys.size; ++i) {
+    handles[i] = index_.at(choices[i].first).stamp(keys[i], now);
+    index_.prefetch(is_row(handles[i]) ? choices[i].first : choices[i].second);
+    left[rest] = static_cast<uint32_t>(i);
+    rest += !is_row(handles[i]);
+  }
+  for (size_t k = 0; k < rest; ++k) {
+    const uint32_t i = left[k];
+    handles[i] = index_.at(choices[i].second).stamp(keys[i], now);
+    left[unknown] = i;
+    unknown += !is_row(handles[i]);
+  }
+  for (size_t k = 0; k < unknown; ++k) handles[left[k]] = sight(keys[left[k]], now);
+  for (size_t i = 0; i < keys.size; ++i) {
+    if (handles[i] == kNone) continue;
+    arena_.prefetch(handles[i], dim());
+    list(keys[i], handles[i]);
+  }
+}
+
+void Table::list(uint64_t key, uint32_t row) {
+  if (!arena_.list(row)) listed_.push_back({key, row});
 }
 
 uint32_t Table::sight(uint64_t key, uint32_t now) {
@@ -76,7 +112,7 @@ uint32_t Table::sight(uint64_t key, uint32_t now) {
 
 // A pending entry becomes one with a row.
 uint32_t Table::give_row(uint64_t key, Slot slot) {
-  const uint32_t row = arena_.allocate(key);
+  const uint32_t row = arena_.allocate();
   row_limit_ = std::max(row_limit_, arena_.limit());
   float* floats = arena_.floats(row);
   initial_.fill(key, floats, dim());
@@ -113,19 +149,41 @@ void Table::find(Span<const uint64_t> keys, uint32_t* handles) const {
   for (size_t first = 0; first < keys.size; first += kSlice) {
     const size_t size = std::min(kSlice, keys.size - first);
     const auto section = lock_.shared();
-    probe({keys.data + first, size}, handles + first);
+    probe<false>({keys.data + first, size}, handles + first);
   }
 }
 
-// Both loops touch independent lines, so their misses overlap.
+// In waves over a slice, so that the lines that a wave needs were asked for by the one before: the first bucket of each
+// key, then the second one of keys that were not there, then the rows.
+template <bool kRows>
 void Table::probe(Span<const uint64_t> keys, uint32_t* handles) const {
-  for (const uint64_t key : keys) index_.prefetch(key);
+  Buckets::Choice choices[kSlice];
+  uint32_t left[kSlice], rest = 0;
   for (size_t i = 0; i < keys.size; ++i) {
-    const uint32_t field = index_.get(keys[i]).row;
-    handles[i] = is_row(field) ? field : kNone;
-    if (is_row(field)) arena_.prefetch(field);
+    choices[i] = index_.choose(keys[i]);
+    index_.prefetch(choices[i].first);
   }
+  for (size_t i = 0; i < keys.size; ++i) {
+    const uint32_t field = index_.at(choices[i].first).get(keys[i]);
+    const void* row = arena_.floats(is_row(field) ? field : 0);
+    const void* bucket = &index_.at(choices[i].second);
+    __builtin_prefetch(field == kEmpty ? bucket : row);
+    handles[i] = field;
+    left[rest] = static_cast<uint32_t>(i);
+    rest += field == kEmpty;
+  }
+  for (size_t k = 0; k < rest; ++k) {
+    const uint32_t i = left[k];
+    uint32_t field = index_.at(choices[i].second).get(keys[i]);
+    if (field == kEmpty) field = index_.overflowing(keys[i]);
+    if (kRows) __builtin_prefetch(arena_.floats(is_row(field) ? field : 0));
+    handles[i] = field;
+  }
+  for (size_t i = 0; i < keys.size; ++i) handles[i] = is_row(handles[i]) ? handles[i] : kNone;
 }
+
+template void Table::probe<false>(Span<const uint64_t>, uint32_t*) const;
+template void Table::probe<true>(Span<const uint64_t>, uint32_t*) const;
 
 // --- reading rows --------------------------------------------------------------------------------------------------
 
@@ -153,12 +211,8 @@ void Table::check_offsets(Span<const int64_t> offsets, size_t keys) const {
   }
 }
 
-void Table::copy_row(uint32_t handle, float* out) const {
-  if (handle != kNone && arena_.live(handle)) {
-    std::copy_n(arena_.floats(handle), dim(), out);
-  } else {
-    std::fill_n(out, dim(), 0.0f);
-  }
+const float* Table::row_or_zeros(uint32_t handle) const {
+  return handle != kNone && arena_.live(handle) ? arena_.floats(handle) : zeros_.data();
 }
 
 void Table::sum_rows(Span<const uint32_t> handles, float* out) const {
@@ -167,7 +221,7 @@ void Table::sum_rows(Span<const uint32_t> handles, float* out) const {
     if (handle == kNone || !arena_.live(handle)) continue;
     const float* row = arena_.floats(handle);
     if (first) {
-      std::copy_n(row, dim(), out);
+      copy_floats(row, dim(), out);
     } else {
       for (size_t i = 0; i < dim(); ++i) out[i] += row[i];
     }
@@ -181,8 +235,8 @@ void Table::gather(Span<const uint32_t> handles, float* out) const {
     const size_t end = std::min(first + kSlice, handles.size);
     const auto section = lock_.shared();
     check_handles({handles.data + first, end - first});
-    for (size_t i = first; i < end; ++i) arena_.prefetch(handles[i]);
-    for (size_t i = first; i < end; ++i) copy_row(handles[i], out + i * dim());
+    for (size_t i = first; i < end; ++i) arena_.prefetch(handles[i] == kNone ? 0 : handles[i], dim());
+    for (size_t i = first; i < end; ++i) copy_floats(row_or_zeros(handles[i]), dim(), out + i * dim());
   }
 }
 
@@ -192,7 +246,7 @@ void Table::gather_pooled(Span<const uint32_t> handles, Span<const int64_t> offs
     const size_t start = offsets[first], size = offsets[end] - offsets[first];
     const auto section = lock_.shared();
     check_handles({handles.data + start, size});
-    for (size_t i = start; i < start + size; ++i) arena_.prefetch(handles[i]);
+    for (size_t i = start; i < start + size; ++i) arena_.prefetch(handles[i] == kNone ? 0 : handles[i], dim());
     for (size_t bag = first; bag < end; ++bag) {
       const size_t length = offsets[bag + 1] - offsets[bag];
       sum_rows({handles.data + offsets[bag], length}, out + bag * dim());
@@ -205,10 +259,11 @@ void Table::lookup(Span<const uint64_t> keys, float* rows, bool* found) const {
   for (size_t first = 0; first < keys.size; first += kSlice) {
     const size_t size = std::min(kSlice, keys.size - first);
     const auto section = lock_.shared();
-    probe({keys.data + first, size}, handles);
+    probe<true>({keys.data + first, size}, handles);
     for (size_t i = 0; i < size; ++i) {
       found[first + i] = handles[i] != kNone;
-      copy_row(handles[i], rows + (first + i) * dim());
+      const float* row = handles[i] != kNone ? arena_.floats(handles[i]) : zeros_.data();
+      copy_floats(row, dim(), rows + (first + i) * dim());
     }
   }
 }
@@ -220,7 +275,9 @@ void Table::lookup_pooled(Span<const uint64_t> keys, Span<const int64_t> offsets
     const size_t start = offsets[first];
     handles.resize(offsets[end] - offsets[first]);
     const auto section = lock_.shared();
-    probe({keys.data + start, handles.size()}, handles.data());
+    for (size_t at = 0; at < handles.size(); at += kSlice) {
+      probe<true>({keys.data + start + at, std::min(kSlice, handles.size() - at)}, handles.data() + at);
+    }
     for (size_t bag = first; bag < end; ++bag) {
       const size_t length = offsets[bag + 1] - offsets[bag];
       sum_rows({handles.data() + (offsets[bag] - start), length}, out + bag * dim());
@@ -234,7 +291,9 @@ std::vector<uint64_t> Table::keys() const {
   const auto turn = lock_.turn();
   std::vector<uint64_t> keys;
   keys.reserve(arena_.size());
-  arena_.for_each([&](uint32_t row) { keys.push_back(arena_.meta(row).key); });
+  index_.for_each([&](uint64_t key, uint32_t field, uint32_t) {
+    if (is_row(field)) keys.push_back(key);
+  });
   std::sort(keys.begin(), keys.end());
   return keys;
 }
@@ -246,7 +305,7 @@ size_t Table::size() const {
 
 size_t Table::memory_bytes() const {
   const auto section = lock_.shared();
-  return index_.bytes() + arena_.bytes() + touched_.capacity() * sizeof(uint32_t) +
+  return index_.bytes() + arena_.bytes() + listed_.capacity() * sizeof(Listed) +
          removed_.capacity() * sizeof(uint64_t);
 }
 
@@ -265,6 +324,7 @@ void Table::check() const {
   index_.check();
   arena_.check();
   uint64_t rows = 0, pending = 0, updates = 0;
+  std::vector<bool> taken(arena_.limit());
   index_.for_each([&](uint64_t key, uint32_t field, uint32_t) {
     if (!is_row(field)) {
       ++pending;
@@ -272,11 +332,9 @@ void Table::check() const {
     }
     ++rows;
     if (!arena_.live(field)) throw std::runtime_error("table: key " + std::to_string(key) + " has a row that is free");
-    if (arena_.meta(field).key != key) {
-      throw std::runtime_error("table: key " + std::to_string(key) + " has the row of key " +
-                               std::to_string(arena_.meta(field).key));
-    }
-    updates += arena_.meta(field).updates;
+    if (taken[field]) throw std::runtime_error("table: key " + std::to_string(key) + " has the row of another key");
+    taken[field] = true;
+    updates += arena_.updates(field);
   });
   if (rows != arena_.size()) throw std::runtime_error("table: there are rows without a key");
   if (pending != pending_) throw std::runtime_error("table: wrong number of pending keys");

@@ -10,6 +10,7 @@
 #include "admission.h"
 #include "arena.h"
 #include "buckets.h"
+#include "gradients.h"
 #include "hash.h"
 #include "lock.h"
 #include "optimizers.h"
@@ -138,21 +139,25 @@ class Table {
 
  private:
   static constexpr size_t kSlice = 256;     // rows or keys per section under the lock
-  static constexpr size_t kRowTail = 16;    // last-seen, padding, updates
+  static constexpr size_t kRowTail = 16;    // of an exported row: last-seen, padding, updates
   static constexpr int kVictimSearch = 64;  // buckets
 
   uint32_t sight(uint64_t key, uint32_t now);
+  void stamp(Span<const uint64_t> keys, uint32_t now, uint32_t* handles);
   Slot find_or_add_row(uint64_t key, uint32_t seen);
   uint32_t give_row(uint64_t key, Slot slot);
+  void list(uint64_t key, uint32_t row);
+  void touched_among_listed(std::vector<uint64_t>& keys) const;
   void bound_pending(uint64_t newest);
   bool forget_oldest_pending(const Bucket& bucket, uint64_t newest);
   bool remove(uint64_t key);
   void expire_bucket(uint32_t bucket, uint32_t now, std::vector<uint64_t>& gone);
   void expire_overflowing(uint32_t now, std::vector<uint64_t>& gone);
+  template <bool kRows>
   void probe(Span<const uint64_t> keys, uint32_t* handles) const;
-  void copy_row(uint32_t handle, float* out) const;
+  const float* row_or_zeros(uint32_t handle) const;
   void sum_rows(Span<const uint32_t> handles, float* out) const;
-  void update(uint32_t row, const float* gradient, uint32_t occurrences, float learning_rate);
+  void update(const RowGradients& batch, size_t first, size_t end, float learning_rate);
   void check_handles(Span<const uint32_t> handles) const;
   void check_offsets(Span<const int64_t> offsets, size_t keys) const;
   void read(FileReader& file);
@@ -161,6 +166,7 @@ class Table {
   const std::unique_ptr<const Optimizer> optimizer_;
   const size_t state_floats_;
   const InitialRow initial_;
+  const std::vector<float> zeros_;  // what a key without a row reads as
 
   mutable TableLock lock_;
   Policies policies_;
@@ -172,7 +178,14 @@ class Table {
   uint64_t forgotten_ = 0;    // sightings of keys dropped to bound pending_
   uint32_t expire_hand_ = 0;  // the next bucket that expire() looks at
   uint32_t victim_hand_ = 0;  // the next bucket that bound_pending() looks at
-  std::vector<uint32_t> touched_;   // rows; those released since are no longer touched in the arena
+  // Rows do not know their keys. Nearly all rows that are updated were found by key since clear_touched(), and are
+  // listed with it; when one was not, touched() looks at the whole index.
+  struct Listed {
+    uint64_t key;
+    uint32_t row;
+  };
+  std::vector<Listed> listed_;      // some of them released since, or of another key
+  bool touched_unlisted_ = false;
   std::vector<uint64_t> removed_;   // keys
 };
 

@@ -3,7 +3,6 @@
 #include <cmath>
 #include <cstring>
 
-#include "gradients.h"
 #include "table.h"
 
 namespace monobeam {
@@ -25,37 +24,70 @@ void Table::apply_pooled(Span<const uint32_t> handles, Span<const int64_t> offse
     throw std::invalid_argument("learning_rate " + std::to_string(learning_rate) + " must be finite and " +
                                 (optimizer_->divides_by_rate() ? "> 0" : ">= 0"));
   }
-  const RowGradients batch(handles, offsets, gradients, dim());
+  thread_local RowGradients batch;
+  batch.read(handles, offsets, gradients, dim());
   const auto turn = lock_.turn();
   check_handles(handles);
   for (size_t first = 0; first < batch.size(); first += kSlice) {
     const size_t end = std::min(first + kSlice, batch.size());
     const auto section = lock_.exclusive();
-    for (size_t i = first; i < end; ++i) arena_.prefetch(batch.row(i));
-    for (size_t i = first; i < end; ++i) update(batch.row(i), batch.gradient(i), batch.occurrences(i), learning_rate);
+    for (size_t i = first; i < end; ++i) arena_.prefetch_update(batch[i].row);
+    update(batch, first, end, learning_rate);
   }
 }
 
-void Table::update(uint32_t row, const float* gradient, uint32_t occurrences, float learning_rate) {
-  if (!arena_.live(row)) return;
-  float* floats = arena_.floats(row);
-  optimizer_->step(floats, floats + dim(), gradient, dim(), learning_rate);
-  arena_.meta(row).updates += occurrences;
-  update_sum_ += occurrences;
-  if (arena_.touch(row)) touched_.push_back(row);
+void Table::update(const RowGradients& batch, size_t first, size_t end, float learning_rate) {
+  float* rows[kSlice];
+  const float* gradients[kSlice];
+  size_t count = 0;
+  for (size_t i = first; i < end; ++i) {
+    const uint32_t row = batch[i].row;
+    if (!arena_.live(row)) continue;
+    arena_.add_updates(row, batch[i].occurrences);
+    update_sum_ += batch[i].occurrences;
+    arena_.touch(row);
+    touched_unlisted_ |= !arena_.listed(row);
+    rows[count] = arena_.floats(row);
+    gradients[count++] = batch[i].gradient;
+  }
+  optimizer_->steps({rows, gradients, count, dim(), learning_rate});
 }
 
 std::vector<uint64_t> Table::touched() const {
   const auto turn = lock_.turn();
   std::vector<uint64_t> keys;
-  for (const uint32_t row : touched_) {
-    if (arena_.touched(row)) keys.push_back(arena_.meta(row).key);
+  const auto add = [&](uint64_t key, uint32_t row) {
+    if (is_row(row) && arena_.touched(row)) keys.push_back(key);
+  };
+  if (touched_unlisted_) {
+    index_.for_each([&](uint64_t key, uint32_t field, uint32_t) { add(key, field); });
+  } else {
+    touched_among_listed(keys);
   }
   for (const uint64_t key : removed_) {
     if (is_row(index_.get(key).row)) keys.push_back(key);
   }
   sort_unique(keys);
   return keys;
+}
+
+// Of rows that went to another key since, only the other one is.
+void Table::touched_among_listed(std::vector<uint64_t>& keys) const {
+  uint64_t some[kSlice];
+  uint32_t rows[kSlice], handles[kSlice];
+  keys.reserve(listed_.size());
+  for (size_t next = 0; next < listed_.size();) {
+    size_t count = 0;
+    for (; count < kSlice && next < listed_.size(); ++next) {
+      some[count] = listed_[next].key;
+      rows[count] = listed_[next].row;
+      count += arena_.touched(listed_[next].row);
+    }
+    probe<false>({some, count}, handles);
+    for (size_t i = 0; i < count; ++i) {
+      if (handles[i] == rows[i]) keys.push_back(some[i]);
+    }
+  }
 }
 
 std::vector<uint64_t> Table::expired() const {
@@ -71,9 +103,14 @@ std::vector<uint64_t> Table::expired() const {
 void Table::clear_touched() {
   const auto turn = lock_.turn();
   const auto section = lock_.exclusive();
-  for (const uint32_t row : touched_) arena_.clear_touched(row);
-  touched_.clear();
-  removed_.clear();
+  if (touched_unlisted_) {
+    arena_.for_each([&](uint32_t row) { arena_.clear_marks(row); });
+  } else {
+    for (const Listed& listed : listed_) arena_.clear_marks(listed.row);
+  }
+  touched_unlisted_ = false;
+  listed_ = {};
+  removed_ = {};
 }
 
 // --- export and import ---------------------------------------------------------------------------------------------
@@ -81,14 +118,23 @@ void Table::clear_touched() {
 void Table::export_rows(Span<const uint64_t> keys, uint8_t* rows) const {
   const auto turn = lock_.turn();
   const size_t float_bytes = (dim() + state_floats_) * sizeof(float);
-  for (const uint64_t key : keys) {
-    const Entry entry = index_.get(key);
-    if (!is_row(entry.row)) throw std::invalid_argument("key " + std::to_string(key) + " has no row to export");
-    const uint32_t seen_and_zero[2] = {entry.seen, 0};
-    std::memcpy(rows, arena_.floats(entry.row), float_bytes);
-    std::memcpy(rows + float_bytes, seen_and_zero, 8);
-    std::memcpy(rows + float_bytes + 8, &arena_.meta(entry.row).updates, 8);
-    rows += row_bytes();
+  uint32_t handles[kSlice];
+  for (size_t first = 0; first < keys.size; first += kSlice) {
+    const Span<const uint64_t> slice = {keys.data + first, std::min(kSlice, keys.size - first)};
+    probe<true>(slice, handles);
+    for (const uint32_t handle : Span<uint32_t>{handles, slice.size}) {
+      if (handle != kNone) arena_.prefetch_update(handle);
+    }
+    for (const uint64_t key : slice) {
+      const Entry entry = index_.get(key);
+      if (!is_row(entry.row)) throw std::invalid_argument("key " + std::to_string(key) + " has no row to export");
+      const uint32_t seen_and_zero[2] = {entry.seen, 0};
+      const uint64_t updates = arena_.updates(entry.row);
+      std::memcpy(rows, arena_.floats(entry.row), float_bytes);
+      std::memcpy(rows + float_bytes, seen_and_zero, 8);
+      std::memcpy(rows + float_bytes + 8, &updates, 8);
+      rows += row_bytes();
+    }
   }
 }
 
@@ -120,12 +166,12 @@ void Table::import_rows(Span<const uint64_t> keys, const uint8_t* rows) {
     for (size_t i = first; i < end; ++i) {
       const uint8_t* row = rows + i * row_bytes();
       const Slot slot = find_or_add_row(keys[i], 0);
-      RowMeta& meta = arena_.meta(*slot.row);
-      update_sum_ -= meta.updates;
+      uint64_t updates;
+      std::memcpy(&updates, row + float_bytes + 8, 8);
+      update_sum_ += updates - arena_.updates(*slot.row);
+      arena_.set_updates(*slot.row, updates);
       std::memcpy(arena_.floats(*slot.row), row, float_bytes);
       std::memcpy(slot.seen, row + float_bytes, 4);
-      std::memcpy(&meta.updates, row + float_bytes + 8, 8);
-      update_sum_ += meta.updates;
     }
   }
 }
@@ -151,7 +197,7 @@ bool Table::remove(uint64_t key) {
   if (field == kEmpty) return false;
   if (is_row(field)) {
     removed_.push_back(key);
-    update_sum_ -= arena_.meta(field).updates;
+    update_sum_ -= arena_.updates(field);
     arena_.release(field);
   } else {
     --pending_;
@@ -213,8 +259,9 @@ void Table::clear() {
   arena_ = Arena(dim() + state_floats_);
   pending_ = update_sum_ = forgotten_ = 0;
   expire_hand_ = victim_hand_ = 0;
-  touched_.clear();
-  removed_.clear();
+  touched_unlisted_ = false;
+  listed_ = {};
+  removed_ = {};
 }
 
 }  // namespace monobeam

@@ -99,7 +99,7 @@ def test_another_version_is_named(tmp_path: Path) -> None:
     newer = bytearray(path.read_bytes())
     newer[8] = 9
     path.write_bytes(newer)
-    with pytest.raises(ValueError, match="format version 9; this build reads version 1"):
+    with pytest.raises(ValueError, match="format version 9; this build reads version 2"):
         Table.load(str(path))
 
 
@@ -125,27 +125,34 @@ def with_checksum(data: bytes) -> bytes:
     return prologue + payload + mix(state ^ len(payload) + len(prologue)).to_bytes(8, "little")
 
 
+ORIGINAL = 0x123456789ABCDEF0
+
+
 @pytest.mark.parametrize(
-    ("place", "key", "broken"),
+    ("good", "bad", "broken"),
     [
-        (0, 0xABCDEF, "index: key 11259375 is in a bucket that is none of its two"),
-        (-1, 0xABCDEF, "table: key 1311768467463790320 has the row of key 11259375"),
+        (
+            ORIGINAL.to_bytes(8, "little"),
+            (0xABCDEF).to_bytes(8, "little"),
+            "index: key 11259375 is in a bucket that is none of its two",
+        ),
+        (  # the one row: its number, untouched, no updates
+            bytes(16),
+            (5).to_bytes(4, "little") + bytes(12),
+            "table: key 1311768467463790320 has a row that is free",
+        ),
     ],
 )
-def test_a_broken_table_is_refused_and_the_invariant_named(place: int, key: int, broken: str, tmp_path: Path) -> None:
-    """A key is in the file twice: in its bucket, and with its row."""
+def test_a_broken_table_is_refused_and_the_invariant_named(
+    good: bytes, bad: bytes, broken: str, tmp_path: Path
+) -> None:
     path = tmp_path / "table"
     table = Table(2, "sgd", {}, 0, 0.1)
-    original = 0x123456789ABCDEF0
-    table.find_or_insert(np.array([original], np.uint64), 0)
+    table.find_or_insert(np.array([ORIGINAL], np.uint64), 0)
     table.save(str(path))
     whole = path.read_bytes()
     assert with_checksum(whole) == whole
-    parts = whole.split(original.to_bytes(8, "little"))
-    assert len(parts) == 3
-    keys = [original, original]
-    keys[place] = key
-    damaged = parts[0] + keys[0].to_bytes(8, "little") + parts[1] + keys[1].to_bytes(8, "little") + parts[2]
+    damaged = bad.join(whole.rsplit(good, 1))
     path.write_bytes(with_checksum(damaged))
     with pytest.raises(ValueError, match=broken):
         Table.load(str(path))
