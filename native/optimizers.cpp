@@ -4,19 +4,13 @@
 #include <functional>
 #include <stdexcept>
 
-// A step is written once and compiled for several widths of vectors; which one runs is decided when the program starts.
-// The results are the same bits: every operation is rounded alone, and sums keep their order.
-#define MONOBEAM_INLINE inline __attribute__((always_inline))
-#if defined(__x86_64__) && defined(__gnu_linux__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
-#define MONOBEAM_WIDTHS __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define MONOBEAM_WIDTHS
-#endif
+#include "widths.h"
+
+// A step is written once and compiled for several widths of vectors.
 #define MONOBEAM_STEPS(Kind)                                                              \
   MONOBEAM_WIDTHS void steps_of(const Kind& optimizer, const Steps& batch) {              \
     for (size_t i = 0; i < batch.count; ++i) {                                            \
-      float* row = batch.rows[i];                                                         \
-      optimizer.step(row, row + batch.dim, batch.gradients[i], batch.dim, batch.learning_rate); \
+      optimizer.step(batch.weights[i], batch.states[i], batch.gradients[i], batch.dim, batch.learning_rate); \
     }                                                                                     \
   }                                                                                       \
   void Kind::steps(const Steps& batch) const { steps_of(*this, batch); }

@@ -11,9 +11,10 @@ namespace monobeam {
 
 using Hyper = std::map<std::string, double>;
 
-// A batch of steps, each for another row: float[dim] of embedding, then the state.
+// A batch of steps, each for another row: float[dim] of embedding, and the state.
 struct Steps {
-  float* const* rows;
+  float* const* weights;
+  float* const* states;
   const float* const* gradients;
   size_t count;
   size_t dim;
