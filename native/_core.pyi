@@ -45,8 +45,8 @@ class Table:
 
         Args:
             dim: floats of an embedding; 0 for a set of keys.
-            optimizer: sgd, momentum, adagrad, rowwise_adagrad, adam, ftrl or rmsprop.
-            hyper: hyper-parameters of the optimizer; those not given have defaults.
+            optimizer: adadelta, adagrad, adam, adamw, amsgrad, ftrl, group_ftrl, momentum, rmsprop, rowwise_adagrad or sgd.
+            hyper: hyper-parameters of the optimizer, and clip_value, clip_norm, weight_decay; defaults where not given.
             seed: of initial rows and admission draws, in [0, 2**64).
             init_scale: initial components are uniform in [-init_scale, init_scale), a pure function of key and seed.
             pending_limit: keys that may wait for admission at a time, 16 bytes each; beyond it old ones are forgotten.

@@ -37,7 +37,8 @@ void Table::apply_pooled(Span<const uint32_t> handles, Span<const int64_t> offse
 }
 
 void Table::update(const RowGradients& batch, size_t first, size_t end, float learning_rate) {
-  float* rows[kSlice];
+  float* weights[kSlice];
+  float* states[kSlice];
   const float* gradients[kSlice];
   size_t count = 0;
   for (size_t i = first; i < end; ++i) {
@@ -47,10 +48,11 @@ void Table::update(const RowGradients& batch, size_t first, size_t end, float le
     update_sum_ += batch[i].occurrences;
     arena_.touch(row);
     touched_unlisted_ |= !arena_.listed(row);
-    rows[count] = arena_.floats(row);
+    weights[count] = arena_.floats(row);
+    states[count] = weights[count] + dim();
     gradients[count++] = batch[i].gradient;
   }
-  optimizer_->steps({rows, gradients, count, dim(), learning_rate});
+  optimizer_->steps({weights, states, gradients, count, dim(), learning_rate});
 }
 
 std::vector<uint64_t> Table::touched() const {
