@@ -29,6 +29,17 @@ SETTINGS = config(
     ["price"],
 )
 
+# 16 examples a block: the warm-ups end in the 5th, the schedules in the 221st and the 11th.
+SCHEDULED = config(
+    ["user", "item", "tags"],
+    "dim = 4\nhidden = [8]\nseed = 3",
+    "sparse = { learning_rate = 0.1, clip_norm = 0.3, weight_decay = 0.01, "
+    'schedule = { kind = "polynomial", warmup = 70, examples = 3460, end_rate = 0.01 } }\n'
+    "dense = { learning_rate = 0.01, clip_norm = 2, weight_decay = 0.001, "
+    'schedule = { kind = "polynomial", warmup = 70, examples = 100 } }',
+    ["price"],
+)
+
 
 def stream(blocks: int, rows: int = 16, seed: int = 5) -> list[pa.RecordBatch]:
     """Blocks whose ids repeat within rows, within blocks and over blocks."""
@@ -67,16 +78,17 @@ def opened(backend: MemoryBackend | None = None, config: Config = SETTINGS) -> T
     return Trainer(config, Store(config.store_spec(), backend or MemoryBackend()))
 
 
-def trained(blocks: Sequence[pa.RecordBatch]) -> Trainer:
-    trainer = opened()
+def trained(blocks: Sequence[pa.RecordBatch], config: Config = SETTINGS) -> Trainer:
+    trainer = opened(config=config)
     for offset, each in enumerate(blocks):
         trainer.train(each, 0, offset)
     return trainer
 
 
-def test_parameters_are_those_of_a_plain_torch_loop_bit_for_bit() -> None:
+@pytest.mark.parametrize("settings", [SETTINGS, SCHEDULED], ids=["plain", "scheduled, clipped, decayed"])
+def test_parameters_are_those_of_a_plain_torch_loop_bit_for_bit(settings: Config) -> None:
     blocks = stream(300)
-    trainer, plain = trained(blocks), PlainLoop(SETTINGS)
+    trainer, plain = trained(blocks, settings), PlainLoop(settings)
     for each in blocks:
         plain.step(each)
     got = parameters(trainer, blocks)
@@ -90,13 +102,15 @@ def test_parameters_are_those_of_a_plain_torch_loop_bit_for_bit() -> None:
 
 BLOCKS = stream(12)
 WHOLE = parameters(trained(BLOCKS), BLOCKS)
+WHOLE_SCHEDULED = parameters(trained(BLOCKS, SCHEDULED), BLOCKS)
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.lists(st.sampled_from(["commit", "crash", "on"]), min_size=len(BLOCKS), max_size=len(BLOCKS)))
-def test_commits_and_crashes_anywhere_change_nothing(happenings: list[str]) -> None:
+@given(st.lists(st.sampled_from(["commit", "crash", "on"]), min_size=len(BLOCKS), max_size=len(BLOCKS)), st.booleans())
+def test_commits_and_crashes_anywhere_change_nothing(happenings: list[str], scheduled: bool) -> None:
+    config, whole = (SCHEDULED, WHOLE_SCHEDULED) if scheduled else (SETTINGS, WHOLE)
     backend = MemoryBackend()
-    trainer = opened(backend)
+    trainer = opened(backend, config)
     offset = 0
     for number, happening in enumerate(happenings):
         while offset <= number:
@@ -106,13 +120,13 @@ def test_commits_and_crashes_anywhere_change_nothing(happenings: list[str]) -> N
             trainer.commit(START_US + number)
         if happening == "crash":
             trainer.store.close()
-            trainer = opened(backend)
+            trainer = opened(backend, config)
             offset = trainer.positions.get(0, 0)
     for rest in range(offset, len(BLOCKS)):
         trainer.train(BLOCKS[rest], 0, rest)
     ids = sum(len(FeatureEncoder(SETTINGS).encode(each).bags.keys) for each in BLOCKS)
     assert trainer.store.update_count_sum() == ids
-    assert_equal(parameters(trainer, BLOCKS), WHOLE)
+    assert_equal(parameters(trainer, BLOCKS), whole)
 
 
 def test_records_that_come_again_change_nothing() -> None:
@@ -248,9 +262,20 @@ def test_deepfm_learns_what_logistic_regression_cannot() -> None:
     assert 0.9 < deepfm.calibration() < 1.1
 
 
+SCHEDULES = [
+    "",
+    'kind = "polynomial", warmup = 24, examples = 48, power = 2',
+    'kind = "exponential", examples = 24, end_rate = 1e-4',
+    'kind = "cosine", warmup = 24, examples = 48',
+    'kind = "inverse_sqrt", examples = 24, warmup = 24',
+]
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("optimizer", ["sgd", "adagrad", "adam"])
-def test_every_dense_optimizer_continues_where_it_was(optimizer: str) -> None:
-    settings = config(["user"], "dim = 2\nhidden = [4]", f'dense = {{ optimizer = "{optimizer}" }}')
+def test_every_dense_optimizer_continues_where_it_was(optimizer: str, schedule: str) -> None:
+    dense = f'dense = {{ optimizer = "{optimizer}", clip_norm = 1, schedule = {{ {schedule} }} }}'
+    settings = config(["user"], "dim = 2\nhidden = [4]", dense)
     backend = MemoryBackend()
     straight, stopped = opened(config=settings), opened(backend, settings)
     for number in range(6):
