@@ -53,8 +53,9 @@ class Table:
 
         Args:
             dim: floats of an embedding; 0 for a set of keys.
-            optimizer: sgd, momentum, adagrad, rowwise_adagrad, adam, ftrl or rmsprop.
-            hyper: hyper-parameters of the optimizer; those not given have defaults.
+            optimizer: sgd, momentum, adagrad, rowwise_adagrad, rmsprop, adadelta, adam, adamw, amsgrad, ftrl or
+                group_ftrl.
+            hyper: its hyper-parameters, and clip_value, clip_norm, weight_decay; those not given have defaults.
             seed: of initial rows and admission draws, in [0, 2**64).
             init_scale: initial components are uniform in [-init_scale, init_scale), a pure function of key and seed.
             pending_limit: keys that may wait for admission at a time, 16 bytes each; beyond it old ones are forgotten.

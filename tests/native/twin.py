@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from tests.native.optimizers import OPTIMIZERS
+from tests.native.optimizers import make_rule
 
 NONE = 0xFFFFFFFF
 WORD = (1 << 64) - 1
@@ -91,7 +91,7 @@ class Twin:
     removed: set[int] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        self.rule = OPTIMIZERS[self.optimizer](np.float32, **self.hyper)
+        self.rule = make_rule(self.optimizer, np.float32, dict(self.hyper))
 
     def find_or_insert(self, keys: Sequence[int], now: int) -> list[bool]:
         return [self._sight(key, now) for key in keys]
