@@ -30,7 +30,7 @@ def plot(found: Figures, curves: Figures, path: Path) -> None:
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
     figure.suptitle(
-        f"MovieLens ({found['data']}), DeepFM: a row for every id against hashed ids. "
+        f"MovieLens, {found['examples']:,} ratings, DeepFM: a row for every id against hashed ids. "
         f"Bands: ± 1 standard deviation over {found['seeds']} seeds"
     )
     figure.savefig(path, dpi=130)

@@ -1,4 +1,4 @@
-"""One contestant of ``benchmarks.collisions`` with one seed: the system's own trainer and table, and what they reach."""
+"""One contestant of ``benchmarks.collisions`` with one seed: what the system's own trainer and table reach with it."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ dense = {{ optimizer = "adam", learning_rate = 0.003 }}
 
 @dataclass(frozen=True)
 class Examples:
-    """Labelled ratings in time order: by slot the distinct ids, and the place (int64[N]) of each example's id in them."""
+    """Labelled ratings in time order: by slot the distinct ids, and for each example the place of its id, int64[N]."""
 
     ids: Mapping[str, list[str]]
     places: Mapping[str, Ints]
@@ -208,11 +208,11 @@ def held_out(contestant: Contestant, examples: Examples, split: Split, seed: int
 
 
 def exact_auc(scores: npt.NDArray[np.float32], labels: npt.NDArray[np.float32]) -> float:
-    """P(a positive scores above a negative), ties counting half; NaN unless both labels occur."""
+    """P(a positive scores above a negative), ties counting half; ValueError unless both labels occur."""
     positive = labels > 0.5
     count, others = int(positive.sum()), int((~positive).sum())
     if not count or not others:
-        return float("nan")
+        raise ValueError(f"{count} positives and {others} negatives are held out: AUC needs both; take more ratings")
     ranks = pl.Series(scores).rank("average").to_numpy()
     return float((ranks[positive].sum() - count * (count + 1) / 2) / (count * others))
 

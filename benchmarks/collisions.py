@@ -86,14 +86,15 @@ def summary(values: Sequence[float], baseline: Sequence[float]) -> dict[str, flo
 
 def figures(runs: Runs, epochs: int) -> Figures:
     """Everything that was measured of every contestant."""
-    base, found = runs[BASELINE.name], {}
+    base = runs[BASELINE.name]
+    found: Figures = {}
     for name, done in runs.items():
         counts = ("ids_sharing", "ids_lost", "examples_sharing")
         found[name] = {"rows": round(float(np.mean([each.rows for each in done])), 1)}
         found[name] |= {count: round(float(np.mean([getattr(each, count) for each in done])), 6) for count in counts}
-        for measure in measures(epochs):
-            ours, theirs = ([value(each, measure) for each in some] for some in (done, base))
-            found[name][measure] = summary(ours, theirs)
+        for key in measures(epochs):
+            ours, theirs = ([value(each, key) for each in some] for some in (done, base))
+            found[name][key] = summary(ours, theirs)
     return found
 
 
@@ -116,33 +117,40 @@ def table(found: Figures, epochs: int) -> str:
         f"{name:24}{of['rows']:8,.0f}{of['ids_sharing']:22.1%}{of['ids_lost']:10.1%}{of['examples_sharing']:26.1%}"
         for name, of in found.items()
     ]
-    for measure, heading in measures(epochs).items():
-        lines += ["", f"{heading:32}{'mean ± sd':>17}   difference from {BASELINE.name} [95 % interval]"]
-        lines += [f"  {name:30}{_level(of[measure]):>17}   {_difference(name, of[measure])}" for name, of in found.items()]
+    for key, heading in measures(epochs).items():
+        lines += ["", f"{heading:32}{'mean ± sd':15}   difference from {BASELINE.name} [95 % interval]"]
+        lines += [f"  {name:30}{_levels(of[key], name)}" for name, of in found.items()]
     return "\n".join([*lines, "", *verdicts(found, epochs)])
 
 
 def verdicts(found: Figures, epochs: int) -> list[str]:
-    """For each measure, which contestants the interval puts below and above the baseline, and which it does not."""
-    lines = []
-    for measure, heading in measures(epochs).items():
-        sign = -1 if measure.endswith("log_loss") else 1
+    """For each measure, which contestants its interval puts below and above the baseline, and which it does not."""
+    lines, others = [], [name for name in found if name != BASELINE.name]
+    for key, heading in measures(epochs).items():
         groups: dict[str, list[str]] = {"worse": [], "better": [], "undecided": []}
-        for name, of in found.items():
-            if name != BASELINE.name:
-                low, high = sorted((sign * of[measure]["low"], sign * of[measure]["high"]))
-                groups["worse" if high < 0 else "better" if low > 0 else "undecided"].append(name)
-        said = [f"{group}: {'; '.join(names)}" for group, names in groups.items() if names]
+        for name in others:
+            groups[_verdict(found[name][key], falls=key.endswith("log_loss"))].append(name)
+        said = [
+            f"{group}: {'all' if len(names) == len(others) else '; '.join(names)}"
+            for group, names in groups.items()
+            if names
+        ]
         lines.append(f"{heading}, against {BASELINE.name}: {' | '.join(said)}")
     return lines
 
 
-def _level(of: Mapping[str, float]) -> str:
-    return f"{of['mean']:.4f} ± {of['sd']:.4f}"
+def _verdict(of: Mapping[str, float], falls: bool) -> str:
+    """Where the whole interval lies; ``falls``: smaller is better."""
+    if of["low"] <= 0 <= of["high"]:
+        return "undecided"
+    return "better" if (of["difference"] < 0) == falls else "worse"
 
 
-def _difference(name: str, of: Mapping[str, float]) -> str:
-    return "" if name == BASELINE.name else f"{of['difference']:+.4f} [{of['low']:+.4f}, {of['high']:+.4f}]"
+def _levels(of: Mapping[str, float], name: str) -> str:
+    level = f"{of['mean']:.4f} ± {of['sd']:.4f}"
+    return (
+        level if name == BASELINE.name else f"{level}   {of['difference']:+.4f} [{of['low']:+.4f}, {of['high']:+.4f}]"
+    )
 
 
 def measure(
@@ -182,7 +190,7 @@ def introduction(found: Figures) -> str:
     new = {name: found[f"{name}_tenth_unseen"] for name in ("last", "random")}
     shares = "; ".join(f"{of['user']:.0%} and {of['item']:.0%} of the {name} tenth" for name, of in new.items())
     return (
-        f"MovieLens ({found['data']}): {found['examples']:,} examples, {found['positives']:.1%} of them positive, "
+        f"MovieLens: {found['examples']:,} ratings, {found['positives']:.1%} of them positive, "
         f"{found['users']:,} users, {found['items']:,} items; {found['seeds']} seeds, {found['epochs']} epochs.\n"
         f"Examples whose user, and whose item, was never trained on: {shares}.\n"
     )
@@ -207,7 +215,7 @@ def _plot(found: Figures, drawn: Figures, path: Path) -> str:
     except ModuleNotFoundError as error:
         if error.name != "matplotlib":
             raise
-        return f"no {path.name}: matplotlib is not installed; make setup installs it, or pip install -c constraints.txt matplotlib"
+        return f"no {path.name}: matplotlib is not installed (make setup, or pip install -c constraints.txt matplotlib)"
     plot(found, drawn, path)
     return f"plot: {path}"
 
