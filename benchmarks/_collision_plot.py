@@ -41,14 +41,18 @@ def _colours(names: list[str]) -> dict[str, Any]:
     hashed = [name for name in names if name.startswith(HASHED)]
     others = [name for name in names if name not in hashed and name != BASELINE.name]
     scale, spare = matplotlib.colormaps["plasma"], matplotlib.colormaps["Dark2"]
-    colours = {name: scale(0.05 + 0.8 * place / max(1, len(hashed) - 1)) for place, name in enumerate(hashed)}
+    colours = {name: scale(0.1 + 0.8 * place / max(1, len(hashed) - 1)) for place, name in enumerate(hashed)}
     return {BASELINE.name: "black", **colours, **{name: spare(place) for place, name in enumerate(others)}}
 
 
 def _online(axes: Axes, examples: int, curves: Figures, colours: dict[str, Any]) -> None:
+    settled: list[float] = []  # the AUC of the very first examples may be anything
     for name, of in curves.items():
-        seen = examples / 1000 * np.arange(1, len(of["online"]["mean"]) + 1) / len(of["online"]["mean"])
-        _band(axes, seen, of["online"], name, colours[name])
+        points = len(of["online"]["mean"])
+        _band(axes, examples / 1000 * np.arange(1, points + 1) / points, of["online"], name, colours[name])
+        settled += of["online"]["mean"][points // 10 :]
+    margin = 0.1 * (max(settled) - min(settled))
+    axes.set_ylim(min(settled) - margin, max(settled) + margin)
     axes.set(xlabel="examples seen (thousands)", ylabel="progressive AUC of all of them")
     axes.set_title("One pass in time order, each example scored before it is learnt")
     axes.grid(alpha=0.25)
