@@ -76,9 +76,9 @@ class Arena {
     uint16_t& note = notes_[row];
     if ((note & kLive) == 0) return false;
     keep(row);
-    touched_ += (note & kTouched) == 0;
     const uint32_t sum = (note & kCount) + occurrences;
     if (sum > kCount) carries_[row] += sum & ~uint32_t{kCount};
+    touched_ += (note & kTouched) == 0;
     note = static_cast<uint16_t>(kLive | kTouched | (sum & kCount));
     return true;
   }
@@ -90,7 +90,8 @@ class Arena {
   }
   MONOBEAM_INLINE void prefetch_note(uint32_t row) const { __builtin_prefetch(&notes_[row], 1); }
 
-  // Forgets which rows were touched; if given, `touched` gets a bit for each of them.
+  // Forgets which rows were touched; if given, `touched` gets a bit for each of them, which rows that are put aside from
+  // then on take along.
   void clear_touched(Bits* touched);
 
   // Calls visit(row) in rising order.
@@ -117,7 +118,10 @@ class Arena {
 
   // From now on, rows are put aside before they change (see BeforeImages); null: no longer. An image is a RowNote and
   // the bytes.
-  void watch(BeforeImages* before) { before_ = before; }
+  void watch(BeforeImages* before) {
+    before_ = before;
+    touched_before_ = nullptr;
+  }
   size_t image_bytes() const { return sizeof(RowNote) + (bytes_per_row_ + 7) / 8 * 8; }
 
   void check() const;
@@ -158,7 +162,7 @@ class Arena {
   }
 
   void put_aside(uint32_t row, uint8_t* image) const {
-    const RowNote note = {updates(row), touched(row)};
+    const RowNote note = {updates(row), touched_before_ != nullptr ? touched_before_->test(row) : touched(row)};
     std::memcpy(image, &note, sizeof(note));
     std::memcpy(image + sizeof(note), this->row(row), bytes_per_row_);
   }
@@ -178,6 +182,7 @@ class Arena {
   size_t size_ = 0;
   uint64_t touched_ = 0;  // rows
   BeforeImages* before_ = nullptr;
+  const Bits* touched_before_ = nullptr;  // at the moment of before_, if clear_touched() was called since
 };
 
 }  // namespace monobeam

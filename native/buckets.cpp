@@ -18,7 +18,7 @@ int count_bits(uint32_t four) { return 0x4332322132212110 >> four * 4 & 15; }
 
 Buckets::Buckets(Budget& budget)
     : budget_(budget),
-      memory_(kMostBytes),
+      memory_(Reservation::at_most(kMostBytes)),
       buckets_(reinterpret_cast<Bucket*>(memory_.data())),
       marks_(memory_.bytes() / sizeof(Bucket)) {
   reset();

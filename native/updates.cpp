@@ -150,12 +150,13 @@ Slot Table::find_or_add_row(uint64_t key) {
   const Buckets::Choice choice = index_.choose(key);
   index_.keep(choice);
   Slot slot = index_.find(key, choice);
-  if (!slot) {
+  const bool added = !slot;
+  if (added) {
     slot = index_.insert(key, kPending, 0);
     ++pending_;
   }
   if (!is_row(*slot.row)) {
-    give_row(key, slot);
+    give_row(key, slot, added);
     fill_new_rows();
   }
   return slot;
@@ -183,10 +184,11 @@ void Table::import_rows(Span<const uint64_t> keys, const uint8_t* rows) {
       const uint32_t row = *slot.row;
       uint64_t updates;
       std::memcpy(&updates, from + float_bytes + 8, 8);
-      std::memcpy(slot.seen, from + float_bytes, 4);
+      const uint64_t before = arena_.updates(row);
       arena_.keep(row);
-      update_sum_ += updates - arena_.updates(row);
       arena_.set_updates(row, updates);
+      update_sum_ += updates - before;
+      std::memcpy(slot.seen, from + float_bytes, 4);
       std::memcpy(values.data(), from, dim() * sizeof(float));
       encode_nearest(options_.format, values.data(), dim(), arena_.row(row));
       std::memcpy(state_of(row), from + dim() * sizeof(float), state_floats_ * sizeof(float));
