@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <new>
+#include <utility>
 #include <vector>
 
 #include "bits.h"
@@ -31,7 +32,7 @@ class BeforeImages {
   uint8_t* keep(uint64_t unit) noexcept {
     if (unit >= units_ || done_.test(unit) || lost_) return nullptr;
     try {
-      if (count_ == blocks_.size() * per_block_) blocks_.emplace_back(new uint8_t[per_block_ * bytes_]);
+      if (count_ == blocks_.size() * per_block_) add_block();
     } catch (const std::bad_alloc&) {
       lost_ = true;
       return nullptr;
@@ -56,6 +57,11 @@ class BeforeImages {
 
  private:
   static constexpr size_t kBlock = size_t{1} << 18;
+
+  void add_block() {
+    std::unique_ptr<uint8_t[]> block(new uint8_t[per_block_ * bytes_]);
+    blocks_.push_back(std::move(block));
+  }
 
   // Images are numbered from 1.
   uint8_t* place(uint32_t number) const {

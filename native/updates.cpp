@@ -121,7 +121,7 @@ void Table::export_rows(Span<const uint64_t> keys, uint8_t* rows) const {
   const auto turn = lock_.turn();
   const size_t state_bytes = state_floats_ * sizeof(float);
   const RowAccess rows_here = access();
-  std::vector<float> values(dim());
+  std::vector<float> values(dim() + 1);  // so that it has an address
   uint32_t handles[kSlice];
   for (size_t first = 0; first < keys.size; first += kSlice) {
     const Span<const uint64_t> some = {keys.data + first, std::min(kSlice, keys.size - first)};
@@ -174,7 +174,7 @@ void Table::import_rows(Span<const uint64_t> keys, const uint8_t* rows) {
     }
   }
   const auto turn = lock_.turn();
-  std::vector<float> values(dim());
+  std::vector<float> values(dim() + 1);  // so that it has an address
   for (size_t first = 0; first < keys.size; first += slice()) {
     const size_t end = std::min(first + slice(), keys.size);
     const auto section = lock_.exclusive();

@@ -26,12 +26,14 @@ void* take(std::size_t size) {
 
 }  // namespace
 
-void* operator new(std::size_t size) { return take(size); }
-void* operator new[](std::size_t size) { return take(size); }
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete[](void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
-void operator delete[](void* memory, std::size_t) noexcept { std::free(memory); }
+// Not inlined: gcc would take malloc() and free() in them for a mistake.
+#define MONOBEAM_APART __attribute__((noinline))
+MONOBEAM_APART void* operator new(std::size_t size) { return take(size); }
+MONOBEAM_APART void* operator new[](std::size_t size) { return take(size); }
+MONOBEAM_APART void operator delete(void* memory) noexcept { std::free(memory); }
+MONOBEAM_APART void operator delete[](void* memory) noexcept { std::free(memory); }
+MONOBEAM_APART void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
+MONOBEAM_APART void operator delete[](void* memory, std::size_t) noexcept { std::free(memory); }
 
 namespace monobeam {
 namespace {

@@ -28,7 +28,7 @@ void Fuzz::call() {
   const uint64_t kind = random(1000);
   if (kind < 550) {
     change();
-  } else if (kind < 970 || saving_) {
+  } else if (kind < 985 || saving_) {
     read();
   } else {
     whole();
@@ -59,11 +59,11 @@ void Fuzz::read() {
 }
 
 void Fuzz::whole() {
-  switch (random(60)) {
+  switch (random(30)) {
     case 0: clear(); break;
     case 1: reload(); break;
     case 2: save_beside_changes(); break;
-    case 3: case 4: case 5: case 6: case 7: case 8:
+    case 3: case 4: case 5: case 6:
       table_->clear_touched();
       twin_.clear_touched();
       break;
@@ -84,7 +84,7 @@ Keys Fuzz::some_keys() {
 
 // On a grid that every format holds exactly.
 Floats Fuzz::some_values(size_t rows) {
-  Floats values(rows * dim());
+  Floats values = zeros(rows * dim());
   const int64_t most = plan_.options.format == RowFormat::kInt8 ? 127 : 15;
   for (float& value : values) value = static_cast<float>(static_cast<int64_t>(random(2 * most + 1)) - most);
   if (plan_.options.format == RowFormat::kInt8) {
@@ -94,7 +94,7 @@ Floats Fuzz::some_values(size_t rows) {
 }
 
 Floats Fuzz::some_gradients(size_t rows) {
-  Floats gradients(rows * dim());
+  Floats gradients = zeros(rows * dim());
   for (float& gradient : gradients) {
     const float whole = static_cast<float>(random(5)) - 2;
     gradient = on_grid() ? whole : whole + static_cast<float>(random(1000)) / 777;
@@ -203,7 +203,7 @@ void Fuzz::import_rows() {
   std::vector<uint8_t> rows(keys.size() * table_->row_bytes());
   std::vector<TwinRow> made;
   for (size_t i = 0; i < keys.size(); ++i) {
-    TwinRow row = {{values.begin() + i * dim(), values.begin() + (i + 1) * dim()}, Floats(states), 0};
+    TwinRow row = {{values.begin() + i * dim(), values.begin() + (i + 1) * dim()}, zeros(states), 0};
     for (float& value : row.state) value = static_cast<float>(random(100)) / 8 + 0.125f;
     row.seen = now_ - static_cast<uint32_t>(random(20));
     row.updates = random(4) == 0 ? random(40000) : random(5);  // counts of more than 14 bits are stored apart
@@ -296,13 +296,13 @@ void Fuzz::set_policy() {
 void Fuzz::lookup() { compare(some_keys()); }
 
 void Fuzz::compare(const Keys& keys) {
-  Floats values(keys.size() * dim());
+  Floats values = zeros(keys.size() * dim());
   std::unique_ptr<bool[]> found(new bool[keys.size() + 1]);
   table_->lookup(span(keys), values.data(), found.get());
   for (size_t i = 0; i < keys.size(); ++i) {
     const TwinRow* row = twin_.find(keys[i]);
     EXPECT(found[i] == (row != nullptr));
-    const Floats expected = row == nullptr ? Floats(dim()) : row->values;
+    const Floats expected = row == nullptr ? zeros(dim()) : row->values;
     EXPECT(std::equal(expected.begin(), expected.end(), values.begin() + i * dim()));
   }
 }
@@ -310,11 +310,11 @@ void Fuzz::compare(const Keys& keys) {
 void Fuzz::gather() {
   const Keys keys = some_keys();
   const std::vector<uint32_t> handles = find(keys);
-  Floats values(keys.size() * dim());
+  Floats values = zeros(keys.size() * dim());
   table_->gather(span(handles), values.data());
   for (size_t i = 0; i < keys.size(); ++i) {
     const TwinRow* row = twin_.find(keys[i]);
-    const Floats expected = row == nullptr ? Floats(dim()) : row->values;
+    const Floats expected = row == nullptr ? zeros(dim()) : row->values;
     EXPECT(std::equal(expected.begin(), expected.end(), values.begin() + i * dim()));
   }
 }
@@ -323,7 +323,8 @@ void Fuzz::pooled() {
   const Keys keys = some_keys();
   const std::vector<int64_t> offsets = some_bags(keys.size());
   const size_t bags = offsets.size() - 1;
-  Floats expected(bags * dim()), values(bags * dim()), gathered(bags * dim());
+  Floats expected = zeros(bags * dim()), values = expected, gathered = expected;
+  values.reserve(1), gathered.reserve(1);
   for (size_t bag = 0; bag < bags; ++bag) {
     for (int64_t at = offsets[bag]; at < offsets[bag + 1]; ++at) {
       const TwinRow* row = twin_.find(keys[at]);
@@ -362,22 +363,16 @@ void Fuzz::export_rows() {
 // A handle of nobody reads as zeros, and learns nothing.
 void Fuzz::look_at_stale_handles() {
   const uint32_t handle = static_cast<uint32_t>(random(most_handle_ + 1));
-  for (const uint64_t key : twin_.keys()) {
-    if (random(8) == 0) find({key});
-  }
   if (most_handle_ == 0 || owners_.count(handle) > 0) return;
-  std::vector<uint32_t> all(twin_.rows().size());
-  const Keys keys = twin_.keys();
-  table_->find(span(keys), all.data());
-  if (std::find(all.begin(), all.end(), handle) != all.end()) return;
-  Floats values(dim(), 1), zeros(dim());
+  Floats values = zeros(dim());
+  std::fill(values.begin(), values.end(), 1.0f);
   table_->gather({&handle, 1}, values.data());
-  EXPECT(values == zeros);
+  EXPECT(values == zeros(dim()));
   if (plan_.options.format == RowFormat::kInt8) return;
   const uint64_t before = table_->update_count_sum();
   table_->apply_pooled({&handle, 1}, {nullptr, 0}, some_gradients(1).data(), kRate);
   table_->gather({&handle, 1}, values.data());
-  EXPECT(values == zeros);
+  EXPECT(values == zeros(dim()));
   EXPECT(table_->update_count_sum() == before);
 }
 

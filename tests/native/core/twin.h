@@ -17,6 +17,14 @@ namespace monobeam {
 using Keys = std::vector<uint64_t>;
 using Floats = std::vector<float>;
 
+// Zeros in memory that is there even if there are none.
+inline Floats zeros(size_t size) {
+  Floats values;
+  values.reserve(size + 1);
+  values.resize(size);
+  return values;
+}
+
 struct TwinRow {
   Floats values, state;
   uint32_t seen;
@@ -66,8 +74,8 @@ class Twin {
       pending_.erase(waiting);
     }
     TwinRow& row = rows_[key];
-    row.values.resize(options_.dim);
-    row.state.resize(state_floats());
+    row.values = zeros(options_.dim);
+    row.state = zeros(state_floats());
     row.seen = seen;
     initial_.fill(key, row.values.data(), options_.dim);
     optimizer_->init(row.state.data(), options_.dim);
