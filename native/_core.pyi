@@ -63,7 +63,7 @@ class Table:
             pending_limit: keys that may wait for admission at a time, 16 bytes each; beyond it old ones are forgotten.
             row_format: of embeddings in memory: fp32; fp16 or bf16, rounded stochastically at each step (Gupta et al.
                 2015); int8 with a scale for each row, for serving, where nothing is learnt. State is always float32.
-            memory_limit: bytes of index and rows; 0: what the machine has.
+            memory_limit: bytes of index and rows, as memory_bytes counts them; 0: what the machine has.
         """
 
     @staticmethod

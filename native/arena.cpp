@@ -67,7 +67,7 @@ void Arena::release(uint32_t row) {
   --size_;
   if (chunk.live > 0) return;
   memory_.give_back(number * chunk_bytes(), chunk_bytes());
-  budget_.give(chunk_bytes());
+  budget_.give(chunk_cost());
 }
 
 void Arena::set_updates(uint32_t row, uint64_t updates) {
@@ -91,7 +91,7 @@ void Arena::clear_touched(Bits* touched) {
 }
 
 void Arena::reset() {
-  for (const Chunk& chunk : chunks_) budget_.give(chunk.live > 0 ? chunk_bytes() : 0);
+  for (const Chunk& chunk : chunks_) budget_.give(chunk.live > 0 ? chunk_cost() : 0);
   memory_.give_back(0, chunks_.size() * chunk_bytes());
   notes_memory_.give_back(0, limit() * sizeof(uint16_t));
   carries_.clear();

@@ -138,6 +138,7 @@ class Arena {
   static constexpr size_t kCarryBytes = 48;  // a node of the map
 
   size_t chunk_bytes() const { return stride_ << shift_; }
+  size_t chunk_cost() const { return chunk_bytes() + (sizeof(uint16_t) << shift_) + sizeof(Chunk); }
   void add_chunk();
 
   uint32_t lowest_free(uint32_t number) {
@@ -149,7 +150,7 @@ class Arena {
 
   void occupy(uint32_t row) {
     Chunk& chunk = chunks_[row >> shift_];
-    if (chunk.live == 0) budget_.take(chunk_bytes());
+    if (chunk.live == 0) budget_.take(chunk_cost());
     notes_[row] = kLive;
     ++chunk.live;
     ++size_;

@@ -25,7 +25,7 @@ Buckets::Buckets(Budget& budget)
 }
 
 void Buckets::reset() {
-  budget_.give((size_t{count_} + kPageful - 1) / kPageful * kPage);
+  budget_.give((size_t{count_} + kPageful - 1) / kPageful * kPageCost);
   memory_.give_back(0, size_t{count_} * sizeof(Bucket));
   marks_.clear_all(count_);
   overflow_.clear();
@@ -102,7 +102,7 @@ void Buckets::append_bucket() {
   if (size_t{count_ + 1} * sizeof(Bucket) > memory_.bytes()) {
     throw TableFull("its index has room for " + std::to_string(count_ * kLoad) + " keys");
   }
-  if (count_ % kPageful == 0) budget_.take(kPage);
+  if (count_ % kPageful == 0) budget_.take(kPageCost);
   if (count_ % kHuge == 0 && count_ > 0) memory_.want_huge_pages(size_t{count_} * sizeof(Bucket), kHugePage);
   ++count_;
   buckets_[count_ - 1].clear();
