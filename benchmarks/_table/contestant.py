@@ -75,9 +75,16 @@ def serve(make: Callable[[Settings], Contestant]) -> None:
         answers.write(json.dumps(answer) + "\n")
 
 
-def run(work: Work, workload: Workload, distribution: str, window: int, batch: int, threads: int) -> dict[str, float]:
-    """One pass over a window: ``cpu`` seconds of the process, ``elapsed`` seconds, and the ``keys`` of the pass."""
+def run(
+    work: Work, workload: Workload, distribution: str, window: int, batch: int, threads: int, share: float
+) -> dict[str, float]:
+    """One pass over a share of a window.
+
+    Returns ``cpu`` seconds of the process, seconds of the thread that had most, by its ``thread_cpu`` and by what
+    ``elapsed``, and the ``keys`` of the pass.
+    """
     positions = workload.batches(distribution, window, batch)
+    positions = positions[: max(threads, round(len(positions) * share))]
     arguments = [work.prepare(part) for part in positions]
     calls = [work.start(batch) for _ in range(threads)]
     # Buffers and compiled graphs are warm after a call, and the window is not.
@@ -86,33 +93,54 @@ def run(work: Work, workload: Workload, distribution: str, window: int, batch: i
         call(warm)
     began = time.process_time()
     if threads == 1:
-        elapsed = [_timed(calls[0], arguments)]
+        spent = [_timed(calls[0], arguments)]
     else:
-        elapsed = _together(calls, [arguments[i::threads] for i in range(threads)])
-    return {"cpu": time.process_time() - began, "elapsed": max(elapsed), "keys": positions.size}
+        spent = _together(calls, [arguments[i::threads] for i in range(threads)])
+    return {
+        "cpu": time.process_time() - began,
+        "thread_cpu": max(each["cpu"] for each in spent),
+        "elapsed": max(each["elapsed"] for each in spent),
+        "keys": positions.size,
+    }
 
 
-def _together(calls: Sequence[Callable[[Any], object]], shares: Sequence[Sequence[Any]]) -> list[float]:
-    elapsed = [0.0] * len(calls)
+def _together(calls: Sequence[Callable[[Any], object]], shares: Sequence[Sequence[Any]]) -> list[dict[str, float]]:
+    spent: list[dict[str, float]] = [{}] * len(calls)
     barrier = threading.Barrier(len(calls))
 
     def work(i: int) -> None:
         barrier.wait()
-        elapsed[i] = _timed(calls[i], shares[i])
+        spent[i] = _timed(calls[i], shares[i])
 
     threads = [threading.Thread(target=work, args=(i,)) for i in range(len(calls))]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return elapsed
+    return spent
 
 
-def _timed(call: Callable[[Any], object], arguments: Sequence[Any]) -> float:
-    began, waited = time.perf_counter(), _waited()
-    for argument in arguments:
-        call(argument)
-    return time.perf_counter() - began - (_waited() - waited)
+def _timed(call: Callable[[Any], object], arguments: Sequence[Any]) -> dict[str, float]:
+    def calls() -> None:
+        for argument in arguments:
+            call(argument)
+
+    return spent_by_thread(calls)
+
+
+def spent_by_thread(call: Callable[[], object]) -> dict[str, float]:
+    """Seconds of ``cpu``, and that ``elapsed`` but for those in which other programs had the core."""
+    cpu, wall, waited = time.thread_time(), time.perf_counter(), _waited()
+    call()
+    wall, waited = time.perf_counter() - wall, _waited() - waited
+    return {"cpu": time.thread_time() - cpu, "elapsed": wall - waited}
+
+
+def spent_by_process(call: Callable[[], object]) -> dict[str, float]:
+    """The same with the CPU time of all threads."""
+    cpu = time.process_time()
+    spent = spent_by_thread(call)
+    return spent | {"cpu": time.process_time() - cpu}
 
 
 def _waited() -> float:
@@ -158,3 +186,11 @@ def gradients(batch: int, dim: int) -> Any:
 def sample(keys: int) -> Positions:
     """Positions to look at after a build."""
     return np.unique(np.linspace(0, keys - 1, 1000).astype(np.uint32))
+
+
+def anonymous_bytes(process: int | str = "self") -> int:
+    """Memory of a process that is no file."""
+    for line in Path(f"/proc/{process}/status").read_text().splitlines():
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1]) * 1024
+    raise OSError(f"/proc/{process}/status has no RssAnon")

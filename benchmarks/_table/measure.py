@@ -13,14 +13,14 @@ from benchmarks._table.contestant import Settings
 from benchmarks._table.process import AbsentError, Entry, Process
 
 OURS, LIMIT = Entry("ours", "ours"), Entry("limit", "limit")
-HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+HUGE_PAGES = (("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"),)
 TFRA, TFRA_HUGE_PAGES = "tfra", "tfra_huge_pages"
 # A table for lookups alone has nothing but the embedding in a row; one for training has the optimizer's state as well.
 PEERS = {
     "serving": [
         Entry(TFRA, "tfra", "tfra"),
         Entry(TFRA_HUGE_PAGES, "tfra", "tfra", HUGE_PAGES),
-        Entry("dict", "dictionary"),
+        Entry("dict", "dictionary", threads=1, share=1 / 4),
     ],
     "training": [
         Entry(TFRA, "tfra", "tfra"),
@@ -57,8 +57,8 @@ class Results:
 
 
 def cells(table: str, distributions: Iterable[str], batches: Sequence[int]) -> list[Cell]:
-    works = [("lookup", 1), ("lookup", 2)]
-    works += [("take", 1)] if table == "serving" else [("update", 1), ("train", 1)]
+    serving, training = [("lookup", 1), ("lookup", 2), ("take", 1)], [("lookup", 1), ("update", 1), ("train", 1)]
+    works = serving if table == "serving" else training
     return [Cell(table, w, d, b, threads) for d in distributions for b in batches for w, threads in works]
 
 
@@ -71,7 +71,7 @@ class Contest:
         wanted = [entry for entry in PEERS[table] if entry.name.removesuffix("_huge_pages") in peers]
         self._entries = [OURS, LIMIT, *wanted]
         self._stack = ExitStack()
-        self._processes: dict[str, Process] = {}
+        self._processes: dict[Entry, Process] = {}
 
     def __enter__(self) -> Contest:
         return self
@@ -80,12 +80,12 @@ class Contest:
         self._stack.close()
 
     def build(self, rounds: int) -> None:
-        """Start everybody and fill the tables: ours as often as there are rounds, and the others once."""
+        """Start everybody and fill the tables: our training table, which has goals, as often as there are rounds."""
         for entry in self._entries:
             say(f"{self._table}: {entry.name} builds")
             try:
                 process = self._stack.enter_context(Process(entry, self._settings))
-                for _ in range(rounds if entry == OURS else 1):
+                for _ in range(rounds if entry == OURS and self._table == "training" else 1):
                     self._results.builds[entry.name, self._table].append(process.call("build"))
             except AbsentError as absent:
                 if entry == OURS:
@@ -93,8 +93,8 @@ class Contest:
                 self._results.absent[f"{entry.name}, {self._table}"] = str(absent)
                 say(f"{self._table}: {entry.name} is absent: {absent}")
                 continue
-            self._processes[entry.name] = process
-        self._results.row_bytes[self._table] = self._processes[OURS.name].call("row_bytes")
+            self._processes[entry] = process
+        self._results.row_bytes[self._table] = self._processes[OURS].call("row_bytes")
 
     def play(self, cells: Sequence[Cell], rounds: int) -> None:
         for number in range(rounds):
@@ -102,9 +102,9 @@ class Contest:
             for i, cell in enumerate(cells):
                 # Nobody finds what another, or the last pass, left in the caches.
                 window = number * len(cells) + i
-                for name, process in self._processes.items():
-                    if cell.work in process.works:
-                        self._results.passes[name, cell].append(
+                for entry, process in self._processes.items():
+                    if cell.work in process.works and cell.threads <= entry.threads:
+                        self._results.passes[entry.name, cell].append(
                             process.call(
                                 "run",
                                 work=cell.work,
@@ -112,12 +112,13 @@ class Contest:
                                 window=window,
                                 batch=cell.batch,
                                 threads=cell.threads,
+                                share=entry.share,
                             )
                         )
 
     def save_and_load(self, folder: Path, rounds: int) -> None:
         """Beside as many bytes from memory to memory, to the disk and from the page cache."""
-        ours, limit, files = self._processes[OURS.name], self._processes.get(LIMIT.name), self._results.files
+        ours, limit, files = self._processes[OURS], self._processes.get(LIMIT), self._results.files
         table, plain = folder / "saved.table", folder / "plain"
         for number in range(rounds):
             say(f"{self._table}: save and load, {number + 1} of {rounds}")
@@ -144,14 +145,15 @@ class _Written:
 
 
 class _Read:
-    """Says how much of a file a process has read."""
+    """Says how much of a file a process has read, and made of it."""
 
     def __init__(self, process: Process, size: int) -> None:
         self._process, self._size, self._before = process, size, process.bytes_read()
 
     def __call__(self) -> None:
         size = min(self._process.bytes_read() - self._before, self._size)
-        say(f"  load: {size / 1e9:.1f} of {self._size / 1e9:.1f} GB read")
+        held = self._process.anonymous_bytes()
+        say(f"  load: {size / 1e9:.1f} of {self._size / 1e9:.1f} GB read, {held / 1e9:.1f} GB in memory")
 
 
 def say(what: str) -> None:

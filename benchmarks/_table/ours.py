@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks._table.contestant import Settings, Work, built, gradients, sample, serve
+from benchmarks._table.contestant import (
+    Settings,
+    Work,
+    anonymous_bytes,
+    built,
+    gradients,
+    sample,
+    serve,
+    spent_by_process,
+)
 from benchmarks._table.workload import keys_of
 from monobeam.native import Table
 
@@ -45,12 +53,12 @@ class Ours:
     def build(self) -> dict[str, float]:
         """From empty, as training does it: what a commit would clear is cleared every million keys."""
         self._table = self._empty()
-        before = _anonymous_bytes()
+        before = anonymous_bytes()
         table = self._table
         spent = built(self.keys, lambda keys: table.find_or_insert(keys, 1), after_block=table.clear_touched)
         assert len(table) == self.keys, f"{len(table)} rows, not {self.keys}"
         self.check()
-        return {**spent, "resident": _anonymous_bytes() - before, "reported": table.memory_bytes}
+        return {**spent, "resident": anonymous_bytes() - before, "reported": table.memory_bytes}
 
     def check(self) -> None:
         """Every key looked at has a row of its own."""
@@ -84,31 +92,21 @@ class Ours:
         return lambda handles: table.apply(handles, given, LEARNING_RATE)
 
     def save(self, path: str) -> dict[str, float]:
-        wall, cpu = time.perf_counter(), time.process_time()
-        self._table.save(path)
-        spent = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
-        return {**spent, "bytes": Path(path).stat().st_size}
+        table = self._table
+        return {**spent_by_process(lambda: table.save(path)), "bytes": Path(path).stat().st_size}
 
     def load(self, path: str) -> dict[str, float]:
         """In place of the table, whose memory is given back first; the loaded one must be equal."""
         positions = sample(self.keys)
         before = self._table.lookup(keys_of(positions))[0]
         self._table = self._empty()
-        wall, cpu = time.perf_counter(), time.process_time()
-        self._table = Table.load(path)
-        spent = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
+        loaded = []
+        spent = spent_by_process(lambda: loaded.append(Table.load(path)))
+        (self._table,) = loaded
         after = self._table.lookup(keys_of(positions))[0]
         assert len(self._table) == self.keys, "the loaded table has another number of rows"
         assert np.array_equal(before, after), "the loaded table has other rows"
         return {**spent, "bytes": Path(path).stat().st_size}
-
-
-def _anonymous_bytes() -> int:
-    """Memory of this process that is no file."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("RssAnon:"):
-            return int(line.split()[1]) * 1024
-    raise OSError("/proc/self/status has no RssAnon")
 
 
 if __name__ == "__main__":

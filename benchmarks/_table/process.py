@@ -7,13 +7,13 @@ import os
 import select
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from benchmarks._table.contestant import Settings
+from benchmarks._table.contestant import Settings, anonymous_bytes
 
 ROOT = Path(__file__).parents[2]
 PEERS = ROOT / ".tools" / "peers"  # where `make peers` puts environments
@@ -27,7 +27,9 @@ class Entry:
     name: str
     module: str
     environment: str | None = None
-    variables: Mapping[str, str] = field(default_factory=dict)
+    variables: tuple[tuple[str, str], ...] = ()
+    threads: int = 2  # that are of use to it
+    share: float = 1  # of each window that it is asked for: less for the slow
 
     @property
     def python(self) -> Path:
@@ -55,7 +57,7 @@ class Process:
             self._process = subprocess.Popen(
                 [entry.python, "-m", f"benchmarks._table.{entry.module}", json.dumps(asdict(settings)), str(writer)],
                 cwd=ROOT,
-                env=os.environ | _ONE_THREAD | entry.variables,
+                env=os.environ | _ONE_THREAD | dict(entry.variables),
                 stdin=subprocess.PIPE,
                 stdout=said,
                 stderr=subprocess.STDOUT,
@@ -69,14 +71,14 @@ class Process:
         self.works: Sequence[str] = held["works"]
 
     def call(self, name: str, watch: Callable[[], object] | None = None, **arguments: Any) -> dict[str, float] | Any:
-        """Ask and wait for the answer; ``watch`` is called each half second until then."""
+        """Ask and wait for the answer; ``watch`` is called each second until then."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps({"call": name, **arguments}) + "\n")
             self._process.stdin.flush()
         except BrokenPipeError:
             pass  # it has ended; the answer is missing
-        while watch is not None and not select.select([self._answers], [], [], 0.5)[0]:
+        while watch is not None and not select.select([self._answers], [], [], 1.0)[0]:
             watch()
         answer = self._answers.readline()
         if not answer:
@@ -91,6 +93,10 @@ class Process:
             if line.startswith("rchar:"):
                 return int(line.split()[1])
         return 0
+
+    def anonymous_bytes(self) -> int:
+        """Its memory that is no file."""
+        return anonymous_bytes(self._process.pid)
 
     def close(self) -> None:
         assert self._process.stdin is not None

@@ -52,26 +52,30 @@ def _show_builds(results: Results) -> None:
 def _show_files(results: Results) -> None:
     names = {
         "save": "save, until the disk has it",
-        "write": "  as many bytes to the disk",
+        "write": "  as many bytes to the disk, by direct writes",
         "load": "load, from the page cache",
         "read": "  as many bytes from it",
         "copy": "  memory to memory",
     }
-    print("\nfiles: GB, GB/s of wall clock, seconds of wall clock, seconds of CPU")
+    print("\nfiles: GB, GB/s, seconds without those of other programs, seconds of CPU")
     for what, name in names.items():
         if passes := results.files.get(what):
-            wall, cpu = (median(spent[clock] for spent in passes) for clock in ("wall", "cpu"))
+            elapsed, cpu = (median(spent[clock] for spent in passes) for clock in ("elapsed", "cpu"))
             speeds = _spread([speed(spent) for spent in passes])
-            print(f"{name:32}{passes[0]['bytes'] / 1e9:6.2f} {speeds:22} {wall:6.2f} {cpu:6.2f}")
+            print(f"{name:46}{passes[0]['bytes'] / 1e9:6.2f} {speeds:22} {elapsed:6.2f} {cpu:6.2f}")
 
 
 def _show_last(results: Results) -> None:
-    missing = {key: mkeys for key, mkeys in last.MKEYS.items() if not _measured(results, *key)}
+    missing = _missing(results)
     if missing:
         print(f"\nnot measured in this run; on {last.DATE}, on one machine with 10 M keys of dim 16, it was (M/CPU-s):")
     for (name, table, work, distribution), mkeys in missing.items():
         each = ", ".join(f"{value} ({batch})" for batch, value in zip(last.BATCHES, mkeys, strict=True))
         print(f"  {name}, {work}, {table} table, {distribution}: {each}")
+
+
+def _missing(results: Results) -> dict[tuple[str, str, str, str], tuple[float, ...]]:
+    return {key: mkeys for key, mkeys in last.MKEYS.items() if not _measured(results, *key)}
 
 
 def _measured(results: Results, name: str, table: str, work: str, distribution: str) -> bool:
@@ -116,12 +120,17 @@ def as_json(results: Results, ratios: Sequence[Ratio]) -> dict[str, Any]:
         "files": {
             what: {
                 "bytes": passes[0]["bytes"],
-                **{clock: round(median(spent[clock] for spent in passes), 3) for clock in ("wall", "cpu")},
+                **{clock: round(median(spent[clock] for spent in passes), 3) for clock in ("elapsed", "cpu")},
             }
             for what, passes in results.files.items()
             if passes
         },
         "absent": results.absent,
+        "last_measured": {
+            "date": last.DATE,
+            "batches": last.BATCHES,
+            **{"/".join(key): mkeys for key, mkeys in _missing(results).items()},
+        },
     }
 
 

@@ -49,7 +49,8 @@ def test_a_quick_run() -> None:
     assert not (ASKED_FOR - OF_PEERS) & set(reasons)
     assert all(math.isfinite(value) and value > 0 for value in ratios.values() if value is not None)
     assert {name for name, goal in result["goals"].items() if goal["met"] is None} <= OF_PEERS
-    assert "2.41 (4096)" in done.stdout  # what a peer that is not there last reached, in the text alone
+    assert "2.41 (4096)" in done.stdout  # what a peer that is not there last reached
+    assert result["last_measured"]["tfra/serving/lookup/uniform"] == [2.41, 2.26, 2.39]
 
 
 def test_a_bad_option_is_quoted() -> None:
