@@ -47,8 +47,12 @@ class Work:
 
 
 class Contestant(Protocol):
-    keys: int  # that it holds
-    works: Mapping[str, Work]
+    @property
+    def keys(self) -> int:
+        """That it holds: the first ones."""
+
+    @property
+    def works(self) -> Mapping[str, Work]: ...
 
     def build(self) -> dict[str, float]:
         """From empty to all keys: ``cpu`` seconds and, where there are batches, the ``longest`` call."""

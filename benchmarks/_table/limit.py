@@ -98,7 +98,12 @@ class Limit:
         size = min(bytes, _COPIED)
         source, target = np.ones(size, np.uint8), np.ones(size, np.uint8)
         copies = -(-bytes // size)
-        return {**spent_by_process(lambda: [np.copyto(target, source) for _ in range(copies)]), "bytes": copies * size}
+
+        def copy() -> None:
+            for _ in range(copies):
+                np.copyto(target, source)
+
+        return {**spent_by_process(copy), "bytes": copies * size}
 
     def write(self, path: str, bytes: int) -> dict[str, float]:
         """A new file, until the disk has it; past the page cache where the file system lets one."""

@@ -70,7 +70,7 @@ class Process:
         self.keys: int = held["keys"]
         self.works: Sequence[str] = held["works"]
 
-    def call(self, name: str, watch: Callable[[], object] | None = None, **arguments: Any) -> dict[str, float] | Any:
+    def call(self, name: str, watch: Callable[[], object] | None = None, **arguments: Any) -> Any:
         """Ask and wait for the answer; ``watch`` is called each second until then."""
         assert self._process.stdin is not None
         try:

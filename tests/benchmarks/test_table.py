@@ -36,7 +36,8 @@ OF_PEERS = {name for name in ASKED_FOR if "tfra" in name or "fbgemm" in name}
 
 
 def test_a_quick_run() -> None:
-    command = [sys.executable, "-m", "benchmarks.table", "--quick", "--keys", "20000", "--rounds", "1"]
+    few = "--quick --keys 20000 --rounds 1 --batches 1024"
+    command = [sys.executable, "-m", "benchmarks.table", *few.split()]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
