@@ -10,11 +10,11 @@ shuffled against their popularity, which is uniform or Zipf's of 1.05.
   fbgemm   table-batched embeddings on the CPU, row numbers given; torch: EmbeddingBag(sparse=True), likewise
   dict     a Python dict to row numbers and np.take
 
-`make peers` installs tfra and fbgemm (7 GB); who is not there is named. Of a train step all keys are present. The last
-line is JSON.
+`make peers` installs tfra and fbgemm (7 GB); who is not there is named. Of a train step all keys are present. Files
+are made in TMPDIR, which should be on a disk. The last line is JSON.
 
     python -m benchmarks.table [--rounds 5] [--peers tfra fbgemm torch dict]
-    python -m benchmarks.table --large      100 million keys of dim 4 beside the limit, in 10 GB of memory
+    python -m benchmarks.table --large      100 million keys of dim 4 beside the limit: 10 GB of memory, 14 GB of disk
     python -m benchmarks.table --quick      a few seconds without peers, to see that it runs: its figures say little
 """
 

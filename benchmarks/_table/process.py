@@ -17,6 +17,7 @@ from benchmarks._table.contestant import Settings, anonymous_bytes
 
 ROOT = Path(__file__).parents[2]
 PEERS = ROOT / ".tools" / "peers"  # where `make peers` puts environments
+_WATCH_S = 2.0
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 
 
@@ -71,14 +72,14 @@ class Process:
         self.works: Sequence[str] = held["works"]
 
     def call(self, name: str, watch: Callable[[], object] | None = None, **arguments: Any) -> Any:
-        """Ask and wait for the answer; ``watch`` is called each second until then."""
+        """Ask and wait for the answer; ``watch`` is called now and then until it comes."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps({"call": name, **arguments}) + "\n")
             self._process.stdin.flush()
         except BrokenPipeError:
             pass  # it has ended; the answer is missing
-        while watch is not None and not select.select([self._answers], [], [], 1.0)[0]:
+        while watch is not None and not select.select([self._answers], [], [], _WATCH_S)[0]:
             watch()
         answer = self._answers.readline()
         if not answer:
