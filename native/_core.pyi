@@ -96,6 +96,12 @@ class Table:
         Sightings of a key without a row are forgotten `pending_seconds` after the last one (0: like rows).
         """
 
+    def reserve(self, rows: int) -> None:
+        """Have memory for `rows` rows in all ready, so that their first use costs no page fault.
+
+        Growth never pauses; but on a virtual machine the first use of a page may take some milliseconds.
+        """
+
     def find_or_insert(self, keys: AnyKeys, now: int) -> Handles:
         """Count a sighting of each key [N] at `now` seconds; handles uint32[N], NONE where there is no row yet."""
 

@@ -53,6 +53,13 @@ void Arena::add_chunk() {
   if (notes % kHugePage == 0) notes_memory_.want_huge_pages(notes, kHugePage);
 }
 
+void Arena::populate(uint64_t rows) {
+  const uint64_t wanted = std::min(rows, capacity_);
+  if (wanted <= limit()) return;
+  memory_.populate(limit() * stride_, (wanted - limit()) * stride_);
+  notes_memory_.populate(limit() * sizeof(uint16_t), (wanted - limit()) * sizeof(uint16_t));
+}
+
 void Arena::release(uint32_t row) {
   const uint32_t number = row >> shift_;
   Chunk& chunk = chunks_[number];

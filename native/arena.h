@@ -64,6 +64,9 @@ class Arena {
   }
   void release(uint32_t row);
 
+  // Has memory for as many rows in all ready: their first use then costs no page fault.
+  void populate(uint64_t rows);
+
   // For whoever writes the bytes of a row, or its count.
   void keep(uint32_t row) {
     if (before_ == nullptr) return;

@@ -341,6 +341,7 @@ NB_MODULE(_core, m) {
       .def("save", save, "path"_a, "progress"_a = nb::none())
       .def("set_policy", set_policy, "slot"_a, "admit_count"_a = 0, "admit_probability"_a = 1.0,
            "expire_seconds"_a = 0, "pending_seconds"_a = 0)
+      .def("reserve", &Table::reserve, "rows"_a, nb::call_guard<nb::gil_scoped_release>())
       .def("find_or_insert", find_or_insert, "keys"_a, "now"_a)
       .def("find", find, "keys"_a)
       .def("gather", gather, "handles"_a, "out"_a = nb::none())

@@ -3,6 +3,7 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -60,6 +61,16 @@ class Reservation {
     madvise(data_ + offset, bytes, MADV_HUGEPAGE);
 #else
     (void)offset, (void)bytes;
+#endif
+  }
+
+  // Has the memory of a range ready, in huge pages, as far as there is any.
+  void populate(size_t offset, size_t bytes) const {
+    const size_t first = offset / kHugePage * kHugePage;
+    const size_t end = std::min((offset + bytes + kHugePage - 1) / kHugePage * kHugePage, bytes_);
+    want_huge_pages(first, end - first);
+#ifdef MADV_POPULATE_WRITE
+    madvise(data_ + first, end - first, MADV_POPULATE_WRITE);
 #endif
   }
 

@@ -42,7 +42,8 @@ Table::Table(const TableOptions& options)
       index_(budget_),
       arena_(embedding_bytes(options.format, options.dim) + state_floats_ * sizeof(float), budget_),
       embedding_bytes_(embedding_bytes(options.format, options.dim)),
-      slice_(std::clamp(kSliceBytes / std::max<size_t>(arena_.stride(), 1), kStep, kSlice)) {
+      slice_(std::clamp(kSliceBytes / std::max<size_t>(arena_.stride(), 1), kStep, kSlice)),
+      new_rows_(std::make_unique<NewRow[]>(kSlice)) {
   optimizer_->init(first_state_.data(), options.dim);
   new_values_.resize(plain() ? 0 : options.dim);
 }
@@ -51,6 +52,12 @@ void Table::set_policy(uint32_t slot, const SlotPolicy& policy) {
   const auto turn = lock_.turn();
   const auto section = lock_.exclusive();
   policies_.set(slot, policy);
+}
+
+void Table::reserve(uint64_t rows) {
+  const auto turn = lock_.turn();
+  index_.populate(rows);
+  arena_.populate(rows);
 }
 
 // --- reading rows --------------------------------------------------------------------------------------------------

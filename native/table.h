@@ -87,6 +87,10 @@ class Table {
 
   void set_policy(uint32_t slot, const SlotPolicy& policy);
 
+  // Has memory for `rows` rows in all ready. Without it the first use of each page costs a fault, now and then a long
+  // one; that is all, as growth itself never pauses.
+  void reserve(uint64_t rows);
+
   // Each occurrence is a sighting at time `now`: it stamps last-seen (which never goes back), and counts towards the
   // admission of a key that has no row. handles[i] = kNone where the key is not admitted.
   void find_or_insert(Span<const uint64_t> keys, uint32_t now, uint32_t* handles);
@@ -160,7 +164,7 @@ class Table {
   void save(const std::string& path, const Progress& progress = nullptr) const;
 
  private:
-  static constexpr size_t kSlice = 1024;    // rows or keys per section under the lock, at most
+  static constexpr size_t kSlice = 512;    // rows or keys per section under the lock, at most
   static constexpr size_t kSliceBytes = size_t{1} << 19;  // of rows, unless it is a single group
   static constexpr size_t kStep = 8;        // rows of one call of the optimizer: while they are worked on, the next ones come from memory
   static constexpr size_t kRowTail = 16;    // of an exported row: last-seen, padding, updates
@@ -178,8 +182,9 @@ class Table {
   size_t slice() const { return slice_; }
   bool plain() const { return options_.format == RowFormat::kFp32; }
 
-  uint32_t sight(uint64_t key, uint32_t now);
-  void sight_unknown(Span<const uint64_t> keys, Span<const uint32_t> unknown, uint32_t now, uint32_t* handles);
+  uint32_t sight(uint64_t key, uint64_t hash, uint32_t now);
+  void sight_unknown(Span<const uint64_t> keys, const uint64_t* hashes, Span<const uint32_t> unknown, uint32_t now,
+                     uint32_t* handles);
   Slot find_or_add_row(uint64_t key);
   uint32_t give_row(uint64_t key, Slot slot, bool added);
   void fill_new_rows();
@@ -231,7 +236,8 @@ class Table {
   uint64_t forgotten_ = 0;    // sightings of keys dropped to bound pending_
   uint32_t expire_hand_ = 0;  // the next bucket that expire() looks at
   uint32_t victim_hand_ = 0;  // the next bucket that bound_pending() looks at
-  std::vector<NewRow> new_rows_;   // given out, and not yet filled
+  std::unique_ptr<NewRow[]> new_rows_;  // kSlice of them; the first new_count_ were given out and are not yet filled
+  size_t new_count_ = 0;
   std::vector<float> new_values_;  // of one of them, where they are not stored as floats
   std::vector<uint64_t> removed_;  // keys
 };

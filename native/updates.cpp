@@ -147,12 +147,13 @@ void Table::export_rows(Span<const uint64_t> keys, uint8_t* rows) const {
 }
 
 Slot Table::find_or_add_row(uint64_t key) {
-  const Buckets::Choice choice = index_.choose(key);
+  const uint64_t hash = Buckets::hash(key);
+  const Buckets::Choice choice = index_.choose_by(hash);
   index_.keep(choice);
   Slot slot = index_.find(key, choice);
   const bool added = !slot;
   if (added) {
-    slot = index_.insert(key, kPending, 0);
+    slot = index_.insert(key, hash, kPending, 0);
     ++pending_;
   }
   if (!is_row(*slot.row)) {
