@@ -66,7 +66,11 @@ void read_policies(FileReader& file, Policies& policies) {
     policy.admit_probability = file.get<double>();
     policy.expire_seconds = file.get<uint32_t>();
     policy.pending_seconds = file.get<uint32_t>();
-    policies.set(slot, policy);
+    try {
+      policies.set(slot, policy);
+    } catch (const std::invalid_argument& wrong) {
+      file.refuse(std::string("has an impossible policy: ") + wrong.what());
+    }
   }
 }
 
@@ -326,7 +330,13 @@ uint64_t Table::moment_bytes(const Moment& moment) const {
 
 std::unique_ptr<Table> Table::load(const std::string& path, const Progress& progress) {
   FileReader file(path, kMagic, kVersion, "saved table");
-  auto table = std::make_unique<Table>(read_options(file));
+  const TableOptions options = read_options(file);
+  std::unique_ptr<Table> table;
+  try {
+    table = std::make_unique<Table>(options);
+  } catch (const std::invalid_argument& wrong) {
+    file.refuse(std::string("holds no table that this build knows: ") + wrong.what());
+  }
   table->read(file, progress);
   try {
     table->check();
