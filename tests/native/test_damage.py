@@ -179,19 +179,19 @@ def test_what_a_callback_raises_ends_the_work_and_nothing_has_happened(tmp_path:
     path, table = tmp_path / "table", trained(30_000)
     table.save(str(path))
     whole = path.read_bytes()
-    steps = 0
 
-    def interrupted(done: int, all_bytes: int) -> None:
-        nonlocal steps
-        steps += 1
-        if steps == last:
-            raise InterruptedError(f"at {done} of {all_bytes}")
+    def raising(times: list[int]) -> Callable[[int, int], None]:
+        def tell(done: int, all_bytes: int) -> None:
+            if not times:
+                raise InterruptedError(f"at {done} of {all_bytes}")
+            times.pop()
 
-    for work in (lambda: table.save(str(path), interrupted), lambda: Table.load(str(path), interrupted)):
-        for last in (1, 2):
-            steps = 0
+        return tell
+
+    for work in (lambda tell: table.save(str(path), tell), lambda tell: Table.load(str(path), tell)):
+        for calls in range(2):
             with pytest.raises(InterruptedError, match=r"at \d+ of \d+"):
-                work()
+                work(raising([0] * calls))
             assert [entry.name for entry in tmp_path.iterdir()] == ["table"]
             assert path.read_bytes() == whole
     table.check()

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from monobeam.native import NONE, Table
@@ -29,7 +28,7 @@ def test_it_reads_as_it_was_written(loaded: Table) -> None:
     assert loaded.touched().tolist() == [1 << 48 | 7]
     assert loaded.expired().tolist() == ERASED.tolist()
     assert loaded.update_count_sum == 20_003
-    # Of key 7: what one step in fp16 left of its initial values, 0.25 + the square of the gradient i / 64 - 1, its tail.
+    # Of key 7: its values after a step in fp16, 0.25 + the square of the gradient i / 64 - 1, its tail.
     row = loaded.export_rows(KEYS)[0]
     floats, tail = row[:-16].copy().view("<f4"), row[-16:].copy()
     assert floats[DIM : DIM + 3].tolist() == [0.25 + (i / 64 - 1) ** 2 for i in range(3)]
