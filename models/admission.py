@@ -55,8 +55,9 @@ class Admission:
             admitted = self._admits(keys[places], slots[places], sightings)
             known[places] = admitted
             if table == SIGHTINGS:
-                self._store.erase(table, np.unique(keys[places[admitted]]))
-                self._count(keys[places[~admitted]], now_s)
+                done = np.unique(keys[places[admitted]])
+                self._store.erase(table, done)
+                self._count(keys[places[~np.isin(keys[places], done)]], now_s)
         return known
 
     def _admits(self, keys: Keys, slots: npt.NDArray[np.intp], sightings: Counts) -> Mask:
