@@ -51,37 +51,29 @@ class Admission:
         known[places] = self._store.known(TABLE, keys[places])
         for table, counted in self._counters.items():
             places = np.flatnonzero(~known & counted[slots])
-            sightings = self._store.update_counts(table, keys[places]) + _occurrence(keys[places])
-            admitted = self._admits(keys[places], slots[places], sightings)
-            known[places] = admitted
-            if table == SIGHTINGS:
-                done = np.unique(keys[places[admitted]])
-                self._store.erase(table, done)
-                self._count(keys[places[~np.isin(keys[places], done)]], now_s)
+            if len(places):
+                places = places[np.argsort(keys[places], kind="stable")]  # sightings of an id side by side, in order
+                known[places] = self._admitted(table, keys[places], slots[places], now_s)
         return known
 
-    def _admits(self, keys: Keys, slots: npt.NDArray[np.intp], sightings: Counts) -> Mask:
-        """Which of these sightings of ids without a row admit them, or come after one among these that does."""
+    def _admitted(self, table: str, keys: Keys, slots: npt.NDArray[np.intp], now_s: int) -> Mask:
+        """Which sightings of ids without a row (some; sorted by id) admit theirs, or come after one that does."""
+        places = np.arange(len(keys))
+        starts = np.flatnonzero(np.diff(keys, prepend=~keys[:1]))
+        lengths = np.diff(starts, append=len(keys))
+        sightings = places + np.repeat(self._store.update_counts(table, keys[starts]) + 1 - starts, lengths)
         admits = (sightings >= self._counts[slots]) & (_draws(keys, sightings, self._seed) < self._probabilities[slots])
-        order = np.lexsort((sightings, keys))
-        group = np.cumsum(np.diff(keys[order], prepend=keys[order][:1]) != 0)
-        first = np.full(len(keys), len(keys))
-        np.minimum.at(first, group, np.where(admits[order], np.arange(len(keys)), len(keys)))
-        admits[order] = np.arange(len(keys)) >= first[group]
-        return admits
+        first = np.minimum.reduceat(np.where(admits, places, len(keys)), starts)
+        if table == SIGHTINGS:
+            promoted = first < len(keys)
+            self._store.erase(table, keys[starts[promoted]])
+            self._count(keys[~np.repeat(promoted, lengths)], now_s)
+        admitted: Mask = places >= np.repeat(first, lengths)
+        return admitted
 
     def _count(self, keys: Keys, now_s: int) -> None:
         pulled = self._store.pull(SIGHTINGS, Bags(keys, np.arange(len(keys) + 1, dtype=np.int64)), now_s)
         self._store.push(pulled, np.zeros_like(pulled.pooled))
-
-
-def _occurrence(keys: Keys) -> Counts:
-    """The how-manieth occurrence of its id in the array each one is, from 1."""
-    order = np.argsort(keys, kind="stable")
-    starts = np.flatnonzero(np.diff(keys[order], prepend=~keys[order][:1]))
-    occurrence = np.empty(len(keys), np.int64)
-    occurrence[order] = np.arange(1, len(keys) + 1) - np.repeat(starts, np.diff(starts, append=len(keys)))
-    return occurrence
 
 
 def _draws(keys: Keys, sightings: Counts, seed: int) -> npt.NDArray[np.float64]:
