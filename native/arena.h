@@ -79,9 +79,9 @@ class Arena {
     uint16_t& note = notes_[row];
     if ((note & kLive) == 0) return false;
     keep(row);
-    touched_ += (note & kTouched) == 0;
     const uint32_t sum = (note & kCount) + occurrences;
     if (sum > kCount) carries_[row] += sum & ~uint32_t{kCount};
+    touched_ += (note & kTouched) == 0;
     note = static_cast<uint16_t>(kLive | kTouched | (sum & kCount));
     return true;
   }
@@ -93,7 +93,8 @@ class Arena {
   }
   MONOBEAM_INLINE void prefetch_note(uint32_t row) const { __builtin_prefetch(&notes_[row], 1); }
 
-  // Forgets which rows were touched; if given, `touched` gets a bit for each of them.
+  // Forgets which rows were touched; if given, `touched` gets a bit for each of them, which rows that are put aside from
+  // then on take along.
   void clear_touched(Bits* touched);
 
   // Calls visit(row) in rising order.
@@ -120,7 +121,10 @@ class Arena {
 
   // From now on, rows are put aside before they change (see BeforeImages); null: no longer. An image is a RowNote and
   // the bytes.
-  void watch(BeforeImages* before) { before_ = before; }
+  void watch(BeforeImages* before) {
+    before_ = before;
+    touched_before_ = nullptr;
+  }
   size_t image_bytes() const { return sizeof(RowNote) + (bytes_per_row_ + 7) / 8 * 8; }
 
   void check() const;
@@ -137,6 +141,7 @@ class Arena {
   static constexpr size_t kCarryBytes = 48;  // a node of the map
 
   size_t chunk_bytes() const { return stride_ << shift_; }
+  size_t chunk_cost() const { return chunk_bytes() + (sizeof(uint16_t) << shift_) + sizeof(Chunk); }
   void add_chunk();
 
   uint32_t lowest_free(uint32_t number) {
@@ -148,7 +153,7 @@ class Arena {
 
   void occupy(uint32_t row) {
     Chunk& chunk = chunks_[row >> shift_];
-    if (chunk.live == 0) budget_.take(chunk_bytes());
+    if (chunk.live == 0) budget_.take(chunk_cost());
     notes_[row] = kLive;
     ++chunk.live;
     ++size_;
@@ -161,7 +166,7 @@ class Arena {
   }
 
   void put_aside(uint32_t row, uint8_t* image) const {
-    const RowNote note = {updates(row), touched(row)};
+    const RowNote note = {updates(row), touched_before_ != nullptr ? touched_before_->test(row) : touched(row)};
     std::memcpy(image, &note, sizeof(note));
     std::memcpy(image + sizeof(note), this->row(row), bytes_per_row_);
   }
@@ -181,6 +186,7 @@ class Arena {
   size_t size_ = 0;
   uint64_t touched_ = 0;  // rows
   BeforeImages* before_ = nullptr;
+  const Bits* touched_before_ = nullptr;  // at the moment of before_, if clear_touched() was called since
 };
 
 }  // namespace monobeam

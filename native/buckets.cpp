@@ -18,14 +18,14 @@ int count_bits(uint32_t four) { return 0x4332322132212110 >> four * 4 & 15; }
 
 Buckets::Buckets(Budget& budget)
     : budget_(budget),
-      memory_(kMostBytes),
+      memory_(Reservation::at_most(kMostBytes)),
       buckets_(reinterpret_cast<Bucket*>(memory_.data())),
       marks_(memory_.bytes() / sizeof(Bucket) / kMarked) {
   reset();
 }
 
 void Buckets::reset() {
-  budget_.give((size_t{count_} + kPageful - 1) / kPageful * kPage);
+  budget_.give((size_t{count_} + kPageful - 1) / kPageful * kPageCost);
   memory_.give_back(0, size_t{count_} * sizeof(Bucket));
   clear_marks();
   overflow_.clear();
@@ -99,7 +99,7 @@ void Buckets::append_bucket() {
   if (size_t{count_ + 1} * sizeof(Bucket) > memory_.bytes()) {
     throw TableFull("its index has room for " + std::to_string(count_ * kLoad) + " keys");
   }
-  if (count_ % kPageful == 0) budget_.take(kPage);
+  if (count_ % kPageful == 0) budget_.take(kPageCost);
   if (count_ % kHuge == 0 && count_ > 0) memory_.want_huge_pages(size_t{count_} * sizeof(Bucket), kHugePage);
   ++count_;
   buckets_[count_ - 1].clear();

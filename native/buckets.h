@@ -164,6 +164,7 @@ class Buckets {
   static constexpr uint32_t kMarked = 8;  // buckets of one mark
   static constexpr uint32_t kHuge = kHugePage / sizeof(Bucket);
   static constexpr uint32_t kPageful = kPage / sizeof(Bucket);
+  static constexpr size_t kPageCost = kPage + kPageful / 8;  // with its marks
   static constexpr size_t kLoad = 3;            // entries per bucket: 0.75; splitting gets dear above 0.85
   static constexpr int kMaxSearch = 128;
   static constexpr size_t kOverflowBytes = 48;  // a node of the map

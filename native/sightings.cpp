@@ -62,15 +62,22 @@ uint32_t Table::sight(uint64_t key, uint64_t hash, uint32_t now) {
   *slot.row = std::min(*slot.row + 1, kPending | kMaxPending);
   if (policies_.admits(key, *slot.row & ~kPending)) {
     if (!added) index_.mark(choice);
-    return give_row(key, slot);
+    return give_row(key, slot, added);
   }
   if (added && pending_ > options_.pending_limit) bound_pending(key);
   return kNone;
 }
 
-// A pending entry becomes one with a row, which fill_new_rows() fills.
-uint32_t Table::give_row(uint64_t key, Slot slot) {
-  const uint32_t row = arena_.allocate();
+// A pending entry becomes one with a row, which fill_new_rows() fills. One that was just added goes where there is no row
+// for it.
+uint32_t Table::give_row(uint64_t key, Slot slot, bool added) {
+  uint32_t row;
+  try {
+    row = arena_.allocate();
+  } catch (const std::bad_alloc&) {
+    if (added) drop_pending(key);
+    throw;
+  }
   row_limit_ = std::max(row_limit_, arena_.limit());
   *slot.row = row;
   --pending_;
@@ -81,7 +88,7 @@ uint32_t Table::give_row(uint64_t key, Slot slot) {
 }
 
 void Table::fill_new_rows() {
-  std::vector<float> values(plain() ? 0 : dim());
+  std::vector<float>& values = new_values_;
   for (const NewRow& made : Span<NewRow>{new_rows_.get(), new_count_}) {
     uint8_t* row = arena_.row(made.row);
     fill(initial_, made.key, plain() ? reinterpret_cast<float*>(row) : values.data(), dim(), first_state_.data(),

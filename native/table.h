@@ -1,12 +1,14 @@
 // A table of embedding rows by 64-bit feature id.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
 #include <mutex>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "admission.h"
@@ -47,6 +49,7 @@ using Progress = std::function<void(uint64_t done, uint64_t all)>;
 // Counters for tests and metrics.
 struct TableStats {
   uint64_t buckets, pending, overflowing, forgotten;
+  uint64_t most_saved;  // bytes that a save copied while others waited, at most
   InsertWork work;
 };
 
@@ -155,7 +158,8 @@ class Table {
   void check() const;
 
   // (snapshot) Of the moment when it begins. Whoever changes the table meanwhile puts aside what was there (before.h),
-  // and waits for no longer than it takes to copy kSavePart bytes. Replaces the file at once, when all is on disk.
+  // and waits for no longer than it takes to copy kSavePart bytes. std::bad_alloc where
+  // there is no memory for what was put aside: the change goes on, the save does not. Replaces the file at once, when all is on disk.
   // Saves follow one another.
   void save(const std::string& path, const Progress& progress = nullptr) const;
 
@@ -172,6 +176,7 @@ class Table {
     uint32_t row;
   };
   struct Moment;  // save.cpp
+  class Saver;
 
   RowAccess access() const { return {arena_.row(0), arena_.stride(), embedding_bytes_}; }
   size_t slice() const { return slice_; }
@@ -181,7 +186,7 @@ class Table {
   void sight_unknown(Span<const uint64_t> keys, const uint64_t* hashes, Span<const uint32_t> unknown, uint32_t now,
                      uint32_t* handles);
   Slot find_or_add_row(uint64_t key);
-  uint32_t give_row(uint64_t key, Slot slot);
+  uint32_t give_row(uint64_t key, Slot slot, bool added);
   void fill_new_rows();
   void drop_pending(uint64_t key);
   void bound_pending(uint64_t newest);
@@ -200,7 +205,10 @@ class Table {
   void write_removed(FileWriter& file, const Moment& moment) const;
   void write_buckets(FileWriter& file, Moment& moment, const Progress& progress) const;
   void write_rows(FileWriter& file, Moment& moment, const Progress& progress) const;
-  void add_block(uint32_t first, Moment& moment, std::vector<uint8_t>& part) const;
+  void add_head(uint32_t first, const Moment& moment, std::vector<uint8_t>& part) const;
+  void add_row(uint32_t row, Moment& moment, std::vector<uint8_t>& part) const;
+  void count_turn(uint64_t bytes) const;
+  std::unique_lock<std::mutex> no_save() const;
   uint64_t moment_bytes(const Moment& moment) const;
   void read(FileReader& file, const Progress& progress);
   void read_block(FileReader& file, uint32_t first);
@@ -218,6 +226,8 @@ class Table {
   mutable Buckets index_;  // save() watches what changes
   mutable Arena arena_;
   mutable Moment* moment_ = nullptr;  // of the save that runs
+  mutable std::atomic<std::thread::id> saver_{};
+  mutable std::atomic<uint64_t> most_saved_{0};  // bytes that a save copied while others waited
   const size_t embedding_bytes_;  // of a row
   const size_t slice_;
   uint64_t pending_ = 0;      // entries of index_ without a row
@@ -228,6 +238,7 @@ class Table {
   uint32_t victim_hand_ = 0;  // the next bucket that bound_pending() looks at
   std::unique_ptr<NewRow[]> new_rows_;  // kSlice of them; the first new_count_ were given out and are not yet filled
   size_t new_count_ = 0;
+  std::vector<float> new_values_;  // of one of them, where they are not stored as floats
   std::vector<uint64_t> removed_;  // keys
 };
 

@@ -121,7 +121,7 @@ void Table::export_rows(Span<const uint64_t> keys, uint8_t* rows) const {
   const auto turn = lock_.turn();
   const size_t state_bytes = state_floats_ * sizeof(float);
   const RowAccess rows_here = access();
-  std::vector<float> values(dim());
+  std::vector<float> values(dim() + 1);  // so that it has an address
   uint32_t handles[kSlice];
   for (size_t first = 0; first < keys.size; first += kSlice) {
     const Span<const uint64_t> some = {keys.data + first, std::min(kSlice, keys.size - first)};
@@ -151,12 +151,13 @@ Slot Table::find_or_add_row(uint64_t key) {
   const Buckets::Choice choice = index_.choose_by(hash);
   index_.keep(choice);
   Slot slot = index_.find(key, choice);
-  if (!slot) {
+  const bool added = !slot;
+  if (added) {
     slot = index_.insert(key, hash, kPending, 0);
     ++pending_;
   }
   if (!is_row(*slot.row)) {
-    give_row(key, slot);
+    give_row(key, slot, added);
     fill_new_rows();
   }
   return slot;
@@ -174,7 +175,7 @@ void Table::import_rows(Span<const uint64_t> keys, const uint8_t* rows) {
     }
   }
   const auto turn = lock_.turn();
-  std::vector<float> values(dim());
+  std::vector<float> values(dim() + 1);  // so that it has an address
   for (size_t first = 0; first < keys.size; first += slice()) {
     const size_t end = std::min(first + slice(), keys.size);
     const auto section = lock_.exclusive();
@@ -184,10 +185,11 @@ void Table::import_rows(Span<const uint64_t> keys, const uint8_t* rows) {
       const uint32_t row = *slot.row;
       uint64_t updates;
       std::memcpy(&updates, from + float_bytes + 8, 8);
-      std::memcpy(slot.seen, from + float_bytes, 4);
+      const uint64_t before = arena_.updates(row);
       arena_.keep(row);
-      update_sum_ += updates - arena_.updates(row);
       arena_.set_updates(row, updates);
+      update_sum_ += updates - before;
+      std::memcpy(slot.seen, from + float_bytes, 4);
       std::memcpy(values.data(), from, dim() * sizeof(float));
       encode_nearest(options_.format, values.data(), dim(), arena_.row(row));
       std::memcpy(state_of(row), from + dim() * sizeof(float), state_floats_ * sizeof(float));

@@ -15,7 +15,7 @@ from monobeam.models.config import Config, SlotConfig
 from monobeam.models.deepfm import build
 from monobeam.models.features import FeatureEncoder
 from monobeam.models.optimizers import OptimizerConfig
-from tests.native.twin import hash_int, initial_row, uniform_draw
+from tests.native.hashes import hash_int, initial_row, uniform_draw
 
 WIDE, NARROW = "embeddings", "narrow"
 
