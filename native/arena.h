@@ -89,9 +89,9 @@ class Arena {
   // Any number will do. Inlined by force: gcc takes a call that only prefetches for one without effect, and drops it.
   MONOBEAM_INLINE void prefetch(uint32_t row) const {
     const char* data = reinterpret_cast<const char*>(this->row(row));
-    for (size_t at = 0; at < stride_ && at < kMostPrefetched; at += 64) __builtin_prefetch(data + at);
+    for (size_t at = 0; at < stride_ && at < kMostPrefetched; at += 64) __builtin_prefetch(data + at, 1, 2);
   }
-  MONOBEAM_INLINE void prefetch_note(uint32_t row) const { __builtin_prefetch(&notes_[row], 1); }
+  MONOBEAM_INLINE void prefetch_note(uint32_t row) const { __builtin_prefetch(&notes_[row], 1, 2); }
 
   // Forgets which rows were touched; if given, `touched` gets a bit for each of them, which rows that are put aside from
   // then on take along.

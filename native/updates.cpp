@@ -21,6 +21,8 @@ uint64_t rounding_stream(uint64_t seed, uint64_t updates, const float* values, s
   return mix(mix(seed + updates * kGolden) ^ some);
 }
 
+constexpr size_t kAhead = 24;  // rows
+
 MONOBEAM_INLINE void prefetch_updates(const Arena& arena, const RowGradients& batch, size_t first, size_t end) {
   for (size_t i = first; i < std::min(end, batch.size()); ++i) {
     arena.prefetch_note(batch[i].row);
@@ -46,12 +48,12 @@ void Table::apply_pooled(Span<const uint32_t> handles, Span<const int64_t> offse
   batch.read(handles, offsets, gradients, dim());
   const auto turn = lock_.turn();
   check_handles(handles);
-  prefetch_updates(arena_, batch, 0, kStep);
+  prefetch_updates(arena_, batch, 0, kAhead);
   for (size_t first = 0; first < batch.size(); first += slice()) {
     const size_t end = std::min(first + slice(), batch.size());
     const auto section = lock_.exclusive();
     for (size_t step = first; step < end; step += kStep) {
-      prefetch_updates(arena_, batch, step + kStep, step + 2 * kStep);
+      prefetch_updates(arena_, batch, step + kAhead, step + kAhead + kStep);
       update(batch, step, std::min(step + kStep, end), learning_rate);
     }
   }
