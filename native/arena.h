@@ -74,6 +74,12 @@ class Arena {
   }
   void set_updates(uint32_t row, uint64_t updates);
 
+  // What may fail of update(), so that nothing is counted whose step is not made.
+  void prepare_update(uint32_t row, uint32_t occurrences) {
+    const uint16_t note = notes_[row];
+    if ((note & kLive) != 0 && (note & kCount) + occurrences > kCount) carries_.emplace(row, 0);
+  }
+
   // Counts updates and touches the row; false if it is not live.
   bool update(uint32_t row, uint32_t occurrences) {
     uint16_t& note = notes_[row];

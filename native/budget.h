@@ -1,6 +1,9 @@
 // How much memory a table may use.
 #pragma once
 
+#include <unistd.h>
+
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <new>
@@ -29,6 +32,14 @@ class Budget {
       throw TableFull("it uses " + std::to_string(used_) + " bytes, and memory_limit is " + std::to_string(limit_));
     }
     used_ += bytes;
+  }
+  // Complains if there cannot be so many bytes in all.
+  void expect(uint64_t bytes) const {
+    const uint64_t machine = static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGESIZE);
+    if (bytes <= (limit_ > 0 ? std::min(limit_, machine) : machine)) return;
+    throw TableFull(std::to_string(bytes) + " bytes are more than " +
+                    (limit_ > 0 && limit_ < bytes ? "memory_limit, which is " + std::to_string(limit_)
+                                                  : "the machine has, " + std::to_string(machine)));
   }
   void give(size_t bytes) { used_ -= bytes; }
 

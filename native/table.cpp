@@ -55,7 +55,11 @@ void Table::set_policy(uint32_t slot, const SlotPolicy& policy) {
 }
 
 void Table::reserve(uint64_t rows) {
+  if (rows > arena_.capacity()) {
+    throw TableFull("it holds at most " + std::to_string(arena_.capacity()) + " rows, not " + std::to_string(rows));
+  }
   const auto turn = lock_.turn();
+  budget_.expect(rows * (arena_.stride() + sizeof(uint16_t)) + rows / 3 * sizeof(Bucket));
   index_.populate(rows);
   arena_.populate(rows);
 }

@@ -88,7 +88,7 @@ class Table {
   void set_policy(uint32_t slot, const SlotPolicy& policy);
 
   // Has memory for `rows` rows in all ready. Without it the first use of each page costs a fault, now and then a long
-  // one; that is all, as growth itself never pauses.
+  // one; that is all, as growth itself never pauses. TableFull for more than there can be.
   void reserve(uint64_t rows);
 
   // Each occurrence is a sighting at time `now`: it stamps last-seen (which never goes back), and counts towards the

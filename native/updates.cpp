@@ -21,7 +21,7 @@ uint64_t rounding_stream(uint64_t seed, uint64_t updates, const float* values, s
   return mix(mix(seed + updates * kGolden) ^ some);
 }
 
-constexpr size_t kAhead = 24;  // rows
+constexpr size_t kRowsAhead = 24;
 
 MONOBEAM_INLINE void prefetch_updates(const Arena& arena, const RowGradients& batch, size_t first, size_t end) {
   for (size_t i = first; i < std::min(end, batch.size()); ++i) {
@@ -48,12 +48,12 @@ void Table::apply_pooled(Span<const uint32_t> handles, Span<const int64_t> offse
   batch.read(handles, offsets, gradients, dim());
   const auto turn = lock_.turn();
   check_handles(handles);
-  prefetch_updates(arena_, batch, 0, kAhead);
+  prefetch_updates(arena_, batch, 0, kRowsAhead);
   for (size_t first = 0; first < batch.size(); first += slice()) {
     const size_t end = std::min(first + slice(), batch.size());
     const auto section = lock_.exclusive();
     for (size_t step = first; step < end; step += kStep) {
-      prefetch_updates(arena_, batch, step + kAhead, step + kAhead + kStep);
+      prefetch_updates(arena_, batch, step + kRowsAhead, step + kRowsAhead + kStep);
       update(batch, step, std::min(step + kStep, end), learning_rate);
     }
   }
@@ -66,6 +66,7 @@ void Table::update(const RowGradients& batch, size_t first, size_t end, float le
   thread_local std::vector<float> decoded;
   if (!plain()) decoded.resize(kStep * dim());
   size_t count = 0;
+  for (size_t i = first; i < end; ++i) arena_.prepare_update(batch[i].row, batch[i].occurrences);
   for (size_t i = first; i < end; ++i) {
     const uint32_t row = batch[i].row;
     if (!arena_.update(row, batch[i].occurrences)) continue;

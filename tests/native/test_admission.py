@@ -82,6 +82,47 @@ def test_pending_keys_are_bounded() -> None:
     assert (table.find_or_insert(np.repeat(keys[-50:], 3), 9_000) != NONE).sum() >= 50
 
 
+def test_ids_that_are_seen_once_take_bounded_memory() -> None:
+    table = Table(8, "adagrad", {}, 0, 0.1, pending_limit=10_000)
+    table.set_policy(0, admit_count=2)
+    memory = []
+    for start in range(0, 600_000, 20_000):
+        table.find_or_insert(np.arange(start, start + 20_000, dtype=np.uint64), start)
+        memory.append(table.memory_bytes)
+    assert len(table) == 0
+    assert table.stats()["pending"] == 10_000
+    assert table.stats()["forgotten"] == 590_000
+    assert memory[-1] == memory[0] <= 10_001 / 3 * 64 * 1.1
+    table.check()
+
+
+def test_sightings_without_a_row_lapse_by_their_own_clock() -> None:
+    """Whether or not expire() came by in between."""
+    for swept in (False, True):
+        table = Table(1, "sgd", {}, 0, 0.1)
+        table.set_policy(0, admit_count=3, expire_seconds=1000, pending_seconds=10)
+        assert table.find_or_insert(np.repeat(one(5), 2), 100)[1] == NONE
+        if swept:
+            assert table.expire(109, 1 << 40).tolist() == []
+            assert table.stats()["pending"] == 1
+            table.expire(110, 1 << 40)
+            assert table.stats()["pending"] == 0
+        assert (table.find_or_insert(np.repeat(one(5), 3), 110) == NONE).tolist() == [True, True, False]
+        assert table.find_or_insert(one(6), 110)[0] == NONE
+        assert (table.find_or_insert(np.repeat(one(6), 2), 119) == NONE).tolist() == [True, False]
+        # With a row, the other clock counts.
+        assert table.expire(1118, 1 << 40).tolist() == [5]
+        assert table.expire(1119, 1 << 40).tolist() == [6]
+
+
+def test_a_time_that_goes_back_takes_nothing_away() -> None:
+    table = Table(1, "sgd", {}, 0, 0.1)
+    table.set_policy(0, admit_count=2, pending_seconds=10)
+    table.find_or_insert(one(1), 100)
+    assert table.find_or_insert(one(1), 50)[0] != NONE
+    assert table.export_rows(one(1))[0, -16:-12].copy().view(np.uint32).tolist() == [100]
+
+
 def test_nobody_waits_where_the_limit_is_zero() -> None:
     table = Table(1, "sgd", {}, 0, 0.1, pending_limit=0)
     table.set_policy(0, admit_count=2)

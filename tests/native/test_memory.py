@@ -1,7 +1,9 @@
 """Memory: given back, reused, limited by the user or by the system."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 from textwrap import dedent
 
 import numpy as np
@@ -89,6 +91,51 @@ def test_the_system_gets_memory_back() -> None:
     assert again - cleared > rows
 
 
+RESERVE = """
+    import numpy as np
+    from monobeam.native import Table
+
+    def resident():
+        return int(open("/proc/self/statm").read().split()[1]) * 4096
+
+    table = Table(64, "sgd", {}, 0, 0.1)
+    before = resident(), table.memory_bytes
+    table.reserve(100_000)
+    assert table.memory_bytes == before[1] and len(table) == 0
+    ready = resident()
+    table.find_or_insert(np.arange(100_000, dtype=np.uint64), 0)
+    print(before[0], ready, resident())
+"""
+
+
+def test_reserved_memory_is_there_and_changes_nothing(tmp_path: Path) -> None:
+    before, ready, filled = (int(word) for word in run(RESERVE).split())
+    rows = 100_000 * 64 * 4
+    if ready - before > rows / 2:  # Linux before 5.14 cannot
+        assert ready - before > rows
+        assert filled - ready < rows / 4
+    one, other = Table(4, "sgd", {}, 0, 0.1), Table(4, "sgd", {}, 0, 0.1)
+    one.reserve(10_000)
+    for table, name in ((one, "one"), (other, "other")):
+        table.find_or_insert(keys_from(0, 20_000), 0)
+        table.reserve(30_000)
+        table.check()
+        table.save(str(tmp_path / name))
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "other").read_bytes()
+
+
+def test_more_than_there_can_be_is_not_reserved() -> None:
+    table = Table(64, "sgd", {}, 0, 0.1, memory_limit=2**20 * 100)
+    table.reserve(300_000)
+    with pytest.raises(MemoryError, match="memory_limit, which is 104857600"):
+        table.reserve(400_000)
+    if os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGESIZE") < 2**39:
+        with pytest.raises(MemoryError, match="bytes are more than the machine has"):
+            Table(1024, "sgd", {}, 0, 0.1).reserve(2**28 - 1)
+    with pytest.raises(MemoryError, match="it holds at most"):
+        Table(1, "sgd", {}, 0, 0.1).reserve(2**40)
+
+
 def fill(table: Table, step: int = 1000) -> int:
     """Inserts until there is no room; returns how many keys were asked for."""
     asked = 0
@@ -101,7 +148,7 @@ def fill(table: Table, step: int = 1000) -> int:
 
 @pytest.mark.parametrize(("dim", "row_format"), [(0, "fp32"), (1, "fp32"), (40, "fp16"), (3000, "fp32")])
 @pytest.mark.parametrize("megabytes", [7, 30])
-def test_a_limit_is_an_error_and_harms_nothing(dim: int, row_format: str, megabytes: int, tmp_path: object) -> None:
+def test_a_limit_is_an_error_and_harms_nothing(dim: int, row_format: str, megabytes: int, tmp_path: Path) -> None:
     limit = megabytes * 2**20
     table = Table(dim, "sgd", {}, 3, 0.1, memory_limit=limit, row_format=row_format, pending_limit=10)
     asked = fill(table)
