@@ -173,7 +173,8 @@ class Table:
         """Counters.
 
         buckets, pending (keys waiting for admission), overflowing (keys outside buckets), forgotten (pending keys
-        dropped at the limit), most_saved (bytes that save() copied while others waited, at most), splits and moves in all, most_splits, most_moves and most_searched by one insert.
+        dropped at the limit), most_saved (bytes that save() copied while others waited, at most), splits and moves in
+        all, most_splits, most_moves and most_searched by one insert.
         """
 
     def __len__(self) -> int: ...

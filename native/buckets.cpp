@@ -51,9 +51,12 @@ Slot Buckets::insert(uint64_t key, uint64_t hash, uint32_t row, uint32_t seen) {
   const Choice choice = choose_by(hash);
   Place place = free_place(choice);
   if (place.slot < 0) place = make_room(choice);
-  ++size_;
-  if (place.slot >= 0) return put(place, key, row, seen);
+  if (place.slot >= 0) {
+    ++size_;
+    return put(place, key, row, seen);
+  }
   Entry& entry = overflow_[key] = {row, seen};
+  ++size_;  // only now, as the map may have found no room
   return {&entry.row, &entry.seen};
 }
 

@@ -157,7 +157,7 @@ class Buckets {
   void watch(BeforeImages* before) { before_ = before; }
 
   // Takes over buckets and overflow from a file, in place of what is here.
-  void read(FileReader& file);  // save.cpp
+  void read(FileReader& file);  // load.cpp
 
  private:
   static constexpr uint32_t kFirstBuckets = 8;

@@ -49,10 +49,7 @@ def test_every_value_of_a_format_comes_back(row_format: str, how: str) -> None:
     limit = np.float32(65504) if row_format == "fp16" else np.float32(np.inf)
     expected = values.clip(-limit, limit).reshape(-1, 256)
     given = values.reshape(-1, 256)
-    if how == "nearest":
-        rows = stored(given, row_format)
-    else:
-        rows = stepped_to(given, row_format, 3)
+    rows = stored(given, row_format) if how == "nearest" else stepped_to(given, row_format, 3)
     assert (np.isnan(rows) == np.isnan(expected)).all()
     np.testing.assert_array_equal(rows, expected)
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+import torch
 
 from monobeam.native import NONE, Table
 
@@ -23,7 +24,8 @@ def table() -> Table:
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda t: t.find(KEYS.astype(np.int64)), TypeError, r"keys must be uint64\[N\], got int64\[3\]"),
+        (lambda t: t.find(KEYS.astype(np.int32)), TypeError, r"keys must be uint64\[N\], got int32\[3\]"),
+        (lambda t: t.find(KEYS.astype(np.int64)[::2]), ValueError, "keys must be contiguous"),
         (lambda t: t.find(KEYS.astype(np.float64)), TypeError, r"got float64\[3\]"),
         (lambda t: t.find(KEYS.reshape(1, 3)), TypeError, r"got uint64\[1, 3\]"),
         (lambda t: t.find(KEYS[::2]), ValueError, "keys must be contiguous"),
@@ -106,3 +108,82 @@ def test_a_set_of_keys() -> None:
     copy = Table(0, "sgd", {}, 0, 0.0)
     copy.import_rows(KEYS, table.export_rows(KEYS))
     assert copy.update_count_sum == 3
+
+
+ANY = np.array([0, -1, 1, -(2**63), 2**63 - 1, 2**32, -(2**32)], np.int64)
+
+
+def test_int64_keys_are_the_same_64_bits() -> None:
+    """In every method that takes keys."""
+    signed, unsigned = Table(2, "sgd", {}, 0, 0.1), Table(2, "sgd", {}, 0, 0.1)
+    same, count = ANY.view(np.uint64), len(ANY)
+    assert signed.find_or_insert(ANY, 0).tolist() == unsigned.find_or_insert(same, 0).tolist()
+    assert signed.keys().tolist() == sorted(same.tolist())
+    offsets = np.array([0, 2, count])
+    for table in (signed, unsigned):
+        assert table.find(ANY).tolist() == table.find(same).tolist() == list(range(count))
+        assert table.lookup(ANY)[1].all()
+        np.testing.assert_array_equal(table.lookup_pooled(ANY, offsets), table.lookup_pooled(same, offsets))
+        rows = table.export_rows(ANY)
+        np.testing.assert_array_equal(rows, table.export_rows(same))
+        table.import_rows(ANY, rows)
+        table.import_values(ANY, np.ones((count, 2), np.float32))
+        assert len(table) == count
+    assert signed.erase(ANY[:3]) == 3
+    assert signed.keys().tolist() == sorted(same[3:].tolist())
+    with pytest.raises(ValueError, match=f"key {2**64 - 1} has no row"):
+        signed.export_rows(ANY[1:2])
+
+
+def test_results_go_where_the_caller_wants_them(table: Table) -> None:
+    offsets, handles = np.array([0, 1, 3]), table.find(KEYS)
+    calls: list[tuple[Callable[..., object], tuple[np.ndarray, ...], int]] = [
+        (lambda *given, out=None: table.lookup(*given, out=out)[0], (KEYS,), 3),
+        (table.gather, (handles,), 3),
+        (table.lookup_pooled, (KEYS, offsets), 2),
+        (table.gather_pooled, (handles, offsets), 2),
+    ]
+    for call, given, rows in calls:
+        expected = call(*given)
+        room = np.full((rows + 2, 4), 7, np.float32)
+        out = room[1:-1]
+        assert call(*given, out=out) is out
+        np.testing.assert_array_equal(out, expected)
+        assert (room[[0, -1]] == 7).all()
+        tensor = torch.full((rows, 4), 7.0)
+        assert call(*given, out=tensor) is tensor
+        np.testing.assert_array_equal(tensor.numpy(), expected)
+
+
+@pytest.mark.parametrize(
+    ("out", "error", "message"),
+    [
+        (np.zeros((3, 5), np.float32), ValueError, r"out must be float32\[3, 4\], got float32\[3, 5\]"),
+        (np.zeros((2, 4), np.float32), ValueError, r"out must be float32\[3, 4\]"),
+        (np.zeros((3, 4)), TypeError, "out must be float32"),
+        (np.zeros(12, np.float32), TypeError, r"out must be float32\[N, width\], got float32\[12\]"),
+        (np.zeros((4, 3), np.float32).T, ValueError, "out must be C-contiguous"),
+        (np.broadcast_to(np.zeros(4, np.float32), (3, 4)), ValueError, "out"),
+        (np.frombuffer(bytes(48), np.float32).reshape(3, 4), ValueError, "out is read-only"),
+    ],
+)
+def test_refused_places_for_results(table: Table, out: np.ndarray, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        table.lookup(KEYS, out=out)
+    with pytest.raises(error, match=message):
+        table.gather(table.find(KEYS), out=out)
+    assert (out == 0).all()
+
+
+def test_the_extremes_of_width() -> None:
+    for dim in (1, 15, 16, 17, 63, 64, 65, 8192):
+        table = Table(dim, "adam", {}, 0, 0.1)
+        keys = np.arange(200, dtype=np.uint64) - np.uint64(100)  # and beyond slices of some wide rows
+        handles = table.find_or_insert(keys, 0)
+        before = table.gather(handles)
+        table.apply(handles, np.ones((200, dim), np.float32), 0.1)
+        after, found = table.lookup(keys)
+        assert found.all()
+        np.testing.assert_allclose(before - after, 0.1, rtol=1e-3)
+        assert table.lookup(keys + np.uint64(200))[0].any() == np.False_
+        table.check()

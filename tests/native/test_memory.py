@@ -91,13 +91,12 @@ def test_the_system_gets_memory_back() -> None:
 
 def fill(table: Table, step: int = 1000) -> int:
     """Inserts until there is no room; returns how many keys were asked for."""
-    for start in range(0, 1 << 40, step):
-        try:
-            table.find_or_insert(keys_from(start, step), 0)
-        except MemoryError as full:
-            assert "the table is full" in str(full)
-            return start + step
-    raise AssertionError
+    asked = 0
+    with pytest.raises(MemoryError, match=r"the table is full: it uses \d+ bytes, and memory_limit is"):
+        while True:
+            asked += step
+            table.find_or_insert(keys_from(asked - step, step), 0)
+    return asked
 
 
 @pytest.mark.parametrize(("dim", "row_format"), [(0, "fp32"), (1, "fp32"), (40, "fp16"), (3000, "fp32")])
@@ -159,7 +158,8 @@ SYSTEM_LIMIT = """
     import numpy as np
     from monobeam.native import Table
 
-    limit, extra, dim, row_format = getattr(resource, sys.argv[1]), int(sys.argv[2]) << 20, int(sys.argv[3]), sys.argv[4]
+    limit, extra = getattr(resource, sys.argv[1]), int(sys.argv[2]) << 20
+    dim, row_format = int(sys.argv[3]), sys.argv[4]
     used = int(open("/proc/self/statm").read().split()[0 if limit == resource.RLIMIT_AS else 5]) * 4096
     resource.setrlimit(limit, (used + extra, used + extra))
     table = Table(dim, "adagrad", {}, 0, 0.1, row_format=row_format)

@@ -62,9 +62,22 @@ struct Call {
   std::function<void(Table&)> make;
 };
 
+// The key with this hash.
+uint64_t key_of(uint64_t hash) {
+  const auto unshift = [](uint64_t x, int by) { return x ^ x >> by ^ x >> 2 * by; };
+  hash = unshift(hash, 31) * 0x319642b2d24d8ec3;
+  hash = unshift(hash, 27) * 0x96de1b173f119089;
+  return unshift(hash, 30) - kGolden;
+}
+
+// Old and new ones, and some that agree in both their buckets, so that they overflow.
 Keys call_keys() {
   Keys keys;
   for (uint64_t i = 0; i < 600; ++i) keys.push_back(i % 3 << 48 | (i * 7 % 500));
+  for (uint64_t i = 0; i < 20; ++i) {
+    keys.push_back(key_of(i << 52 | uint64_t{5} << 32 | i << 20 | 9));
+    EXPECT(Buckets::hash(keys.back()) << 44 == uint64_t{9} << 44);
+  }
   return keys;
 }
 

@@ -30,6 +30,8 @@ class Fuzz {
   uint64_t calls() const { return calls_; }
 
  private:
+  static constexpr float kRate = 0.125f;
+
   void call();
   void change();
   void read();

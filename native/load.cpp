@@ -1,0 +1,121 @@
+// Tables from files; save.cpp says what is in them. Nothing is taken for granted: a file may be damaged or not a table.
+#include <algorithm>
+#include <stdexcept>
+
+#include "file.h"
+#include "saved.h"
+
+namespace monobeam {
+namespace {
+
+TableOptions read_options(FileReader& file) {
+  TableOptions options = {};
+  options.dim = file.get<uint32_t>();
+  options.optimizer = file.text();
+  for (uint32_t left = file.get<uint32_t>(); left > 0; --left) {
+    const std::string name = file.text();
+    options.hyper[name] = file.get<double>();
+  }
+  options.seed = file.get<uint64_t>();
+  options.init_scale = file.get<float>();
+  options.pending_limit = file.get<uint64_t>();
+  const uint32_t format = file.get<uint32_t>();
+  if (format > static_cast<uint32_t>(RowFormat::kInt8)) file.refuse("has an unknown row format");
+  options.format = static_cast<RowFormat>(format);
+  options.memory_limit = file.get<uint64_t>();
+  return options;
+}
+
+void read_policies(FileReader& file, Policies& policies) {
+  for (uint32_t left = file.get<uint32_t>(); left > 0; --left) {
+    const uint32_t slot = file.get<uint32_t>();
+    SlotPolicy policy;
+    policy.admit_count = file.get<uint32_t>();
+    policy.admit_probability = file.get<double>();
+    policy.expire_seconds = file.get<uint32_t>();
+    policy.pending_seconds = file.get<uint32_t>();
+    try {
+      policies.set(slot, policy);
+    } catch (const std::invalid_argument& wrong) {
+      file.refuse(std::string("has an impossible policy: ") + wrong.what());
+    }
+  }
+}
+
+}  // namespace
+
+std::unique_ptr<Table> Table::load(const std::string& path, const Progress& progress) {
+  FileReader file(path, kTableMagic, kTableVersion, "saved table");
+  const TableOptions options = read_options(file);
+  std::unique_ptr<Table> table;
+  try {
+    table = std::make_unique<Table>(options);
+  } catch (const std::invalid_argument& wrong) {
+    file.refuse(std::string("holds no table that this build knows: ") + wrong.what());
+  }
+  table->read(file, progress);
+  try {
+    table->check();
+  } catch (const std::runtime_error& broken) {
+    file.refuse(std::string("holds a broken table: ") + broken.what());
+  }
+  return table;
+}
+
+void Table::read(FileReader& file, const Progress& progress) {
+  Teller teller(progress, file.length());
+  const uint64_t rows = file.get<uint64_t>(), row_limit = file.get<uint64_t>();
+  row_limit_ = file.get<uint64_t>();
+  forgotten_ = file.get<uint64_t>();
+  const uint64_t expire_hand = file.get<uint64_t>(), victim_hand = file.get<uint64_t>();
+  read_policies(file, policies_);
+  const uint64_t removed = file.get<uint64_t>();
+  if (removed > file.left() / sizeof(uint64_t)) file.refuse("has an impossible number of erased keys");
+  removed_.resize(removed);
+  file.bytes(removed_.data(), removed * sizeof(uint64_t));
+  index_.read(file);
+  teller.at(file.length() - file.left());
+  if (expire_hand >= index_.count() || victim_hand >= index_.count()) file.refuse("has an impossible hand");
+  expire_hand_ = static_cast<uint32_t>(expire_hand);
+  victim_hand_ = static_cast<uint32_t>(victim_hand);
+  if (std::max(row_limit, row_limit_) > arena_.capacity() || row_limit % kBlockRows != 0) {
+    file.refuse("has " + std::to_string(row_limit_) + " rows; there is room for " + std::to_string(arena_.capacity()));
+  }
+  for (uint64_t first = 0; first < row_limit; first += kBlockRows) {
+    read_block(file, static_cast<uint32_t>(first));
+    teller.at(file.length() - file.left());
+  }
+  if (file.left() != 0) file.refuse("goes on after its end");
+  if (arena_.size() != rows) file.refuse("holds another number of rows than it says");
+  index_.for_each([&](uint64_t, uint32_t field, uint32_t) { pending_ += is_pending(field); });
+}
+
+void Table::read_block(FileReader& file, uint32_t first) {
+  const uint64_t live = file.get<uint64_t>(), touched = file.get<uint64_t>();
+  uint64_t updates[kBlockRows];
+  file.bytes(updates, __builtin_popcountll(live) * sizeof(uint64_t));
+  const uint64_t* next = updates;
+  arena_.restore(first, live, [&](uint8_t* bytes, uint32_t row) {
+    file.bytes(bytes, arena_.bytes_per_row());
+    update_sum_ += *next;
+    return RowNote{*next++, (touched >> (row - first) & 1) != 0};
+  });
+}
+
+void Buckets::read(FileReader& file) {
+  const uint32_t buckets = file.get<uint32_t>();
+  const uint64_t drained = file.get<uint64_t>();
+  for (uint64_t left = file.get<uint64_t>(); left > 0; --left, ++size_) {
+    const uint64_t key = file.get<uint64_t>();
+    Entry& entry = overflow_[key];
+    entry.row = file.get<uint32_t>();
+    entry.seen = file.get<uint32_t>();
+  }
+  if (buckets < kFirstBuckets || buckets > file.left() / sizeof(Bucket)) file.refuse("has an impossible bucket count");
+  drained_ = drained;
+  resize(buckets);
+  file.bytes(buckets_, size_t{buckets} * sizeof(Bucket));
+  for (uint32_t bucket = 0; bucket < count_; ++bucket) size_ += at(bucket).used();
+}
+
+}  // namespace monobeam
