@@ -36,6 +36,7 @@ from monobeam.store.backend import (
     OwnedError,
     SeenKeys,
     check_commit,
+    fold_is_due,
 )
 from monobeam.store.changes import Change, merge
 from monobeam.store.environment import MAP_BYTES, Environment
@@ -206,7 +207,9 @@ class LmdbBackend:
             for number, shard in enumerate(commit.shards):
                 log = ShardLog(txn, number)
                 state = log.state()
-                if number not in self._folds and state.delta_bytes > max(self._fold_bytes, state.base_bytes):
+                if number not in self._folds and fold_is_due(
+                    state.base_bytes, state.delta_bytes, shard.live_bytes, self._fold_bytes
+                ):
                     self._folds[number] = Fold(log, manifest.epochs[number])
                 if number in self._folds:
                     committed = sum(change.nbytes for change in shard.tables.values())

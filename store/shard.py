@@ -28,6 +28,11 @@ class Shard:
         self.tables: Mapping[str, Table] = {table.name: new_table(table) for table in spec.tables}
         self.epoch = 0
 
+    @property
+    def live_bytes(self) -> int:
+        """Bytes of all ids and rows, as they are stored."""
+        return sum(len(table) * (8 + int(table.row_bytes)) for table in self.tables.values())
+
     def restore(self, block: Block) -> None:
         """Take over committed rows."""
         self.tables[block.table].import_rows(block.keys, block.rows)
