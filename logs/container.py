@@ -117,8 +117,13 @@ def _decode_bytes(data: bytes, at: int) -> tuple[bytes, int]:
 
 def encode_block(count: int, payload: bytes, header: Header) -> bytes:
     """A whole block: ``count`` concatenated datums in ``payload``, compressed as the header says."""
+    return b"".join(block_parts(count, payload, header))
+
+
+def block_parts(count: int, payload: bytes, header: Header) -> list[bytes]:
+    """The same as parts to be written one after the other; a payload that is not compressed is one, not copied."""
     body = compress(header.codec, payload)
-    return b"".join((encode_long(count), encode_long(len(body)), body, header.sync))
+    return [encode_long(count), encode_long(len(body)), body, header.sync]
 
 
 class Frame(NamedTuple):

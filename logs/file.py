@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from monobeam.logs.container import Header, encode_block, encode_header
+from monobeam.logs.container import Header, block_parts, encode_header
 from monobeam.logs.log import Chunk, LockedError, LogError, Schema, encode_records
 from monobeam.logs.segment import READ_BYTES, Segment
 
@@ -280,7 +280,7 @@ class FileAppender:
         if count:
             if self._size >= SEGMENT_BYTES:
                 self._roll()
-            self._write(encode_block(count, payload, self._open))
+            self._write(block_parts(count, payload, self._open))
             self.end += count
         return first
 
@@ -288,23 +288,23 @@ class FileAppender:
         os.close(self._file)
         self._file, self._size, self._open = -1, 0, self._new
 
-    def _write(self, block: bytes) -> None:
-        data = block
+    def _write(self, parts: list[bytes]) -> None:
         if self._file < 0:
             path = self._place / f"{self.end:020d}{SUFFIX}"
             self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-            data = self._header + block
+            parts = [self._header, *parts]
+        size = sum(map(len, parts))
         try:
-            written = os.write(self._file, data)
-            if written != len(data):
-                raise OSError(f"{self._place}: only {written} of {len(data)} bytes could be written: disk full?")
+            written = os.writev(self._file, parts)
+            if written != size:
+                raise OSError(f"{self._place}: only {written} of {size} bytes could be written: disk full?")
         except OSError:
             os.ftruncate(self._file, self._size)
             if not self._size:
                 os.close(self._file)
                 self._file = -1
             raise
-        self._size += len(data)
+        self._size += size
 
     def close(self) -> None:
         """Let others append to the partition."""

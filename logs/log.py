@@ -144,13 +144,21 @@ def parsed(schema: str) -> Any:
 
 def encode_records(schema: str, records: Iterable[Mapping[str, Any]]) -> bytes:
     """Concatenated datums; ValueError quotes the record that does not fit."""
-    parsed_schema, sink = parsed(schema), io.BytesIO()
+    parsed_schema, sink = parsed(schema), _Datums()
     for record in records:
         try:
             fastavro.schemaless_writer(sink, parsed_schema, record)
         except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
             raise ValueError(f"record {str(record)[:200]}: does not fit its schema: {error!r}") from error
-    return sink.getvalue()
+    return b"".join(sink.written)
+
+
+class _Datums:
+    """What fastavro writes to: keeps the bytes as they come, since datums may be large and every copy is felt."""
+
+    def __init__(self) -> None:
+        self.written: list[bytes] = []
+        self.write = self.written.append
 
 
 def records(chunks: Iterable[Chunk]) -> list[dict[str, Any]]:
