@@ -197,7 +197,7 @@ class LmdbBackend:
                 if len(change.keys):
                     yield Block(names[number], change.keys, change.rows)
 
-    def _fold_on(self, commit: Commit) -> dict[int, list[bytes]]:
+    def _fold_on(self, commit: Commit) -> dict[int, list[memoryview]]:
         """The next pieces of the folds that are due, at a pace that ends them before the next are due."""
         pieces = {}
         with self._read() as txn:
@@ -216,7 +216,7 @@ class LmdbBackend:
                     pieces[number] = self._folds[number].next_chunks(log, _FOLD_STEP + _FOLD_PACE * committed)
         return pieces
 
-    def _write(self, txn: Any, commit: Commit, pieces: Mapping[int, list[bytes]]) -> None:
+    def _write(self, txn: Any, commit: Commit, pieces: Mapping[int, list[memoryview]]) -> None:
         before = _manifest(txn)
         check_commit(self.uri, before, commit)
         numbers = {name: number for number, name in enumerate(_names(commit.manifest))}
