@@ -24,7 +24,7 @@ class PlainLoop:
         self.config = config
         self.model = build(config)
         dense = config.training.dense
-        self.adam = torch.optim.Adam(self.model.parameters(), lr=dense.learning_rate)
+        self.adam = torch.optim.Adam(self.model.parameters(), lr=dense.learning_rate, fused=True)
         self.rows: dict[int, torch.Tensor] = {}
         self.sums: dict[int, torch.Tensor] = {}
         self.encoder = FeatureEncoder(config)
