@@ -120,9 +120,9 @@ def encode_block(count: int, payload: bytes, header: Header) -> bytes:
     return b"".join(block_parts(count, payload, header))
 
 
-def block_parts(count: int, payload: bytes, header: Header) -> list[bytes]:
+def block_parts(count: int, payload: bytes | bytearray, header: Header) -> list[bytes | bytearray]:
     """The same as parts to be written one after the other; a payload that is not compressed is one, not copied."""
-    body = compress(header.codec, payload)
+    body = payload if header.codec == "null" else compress(header.codec, bytes(payload))
     return [encode_long(count), encode_long(len(body)), body, header.sync]
 
 

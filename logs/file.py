@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from monobeam.logs.container import Header, block_parts, encode_header
-from monobeam.logs.log import Chunk, LockedError, LogError, Schema, encode_records
+from monobeam.logs.log import Chunk, LockedError, LogError, Schema, encode_each
 from monobeam.logs.segment import READ_BYTES, Segment
 
 logger = logging.getLogger(__name__)
@@ -270,10 +270,14 @@ class FileAppender:
 
     def append(self, records: Sequence[Mapping[str, Any]]) -> int:
         """Append all records or none; the offset of the first (see Appender)."""
-        return self.append_payload(len(records), encode_records(self._new.schema, records))
+        datums = encode_each(self._new.schema, records)
+        return self._append(len(datums), datums[0] if len(datums) == 1 else b"".join(datums))
 
     def append_payload(self, count: int, payload: bytes) -> int:
         """Append ``count`` datums that are encoded already (see Appender)."""
+        return self._append(count, payload)
+
+    def _append(self, count: int, payload: bytes | bytearray) -> int:
         if self._lock < 0:
             raise LogError(f"{self._place}: the appender is closed")
         first = self.end
@@ -288,7 +292,7 @@ class FileAppender:
         os.close(self._file)
         self._file, self._size, self._open = -1, 0, self._new
 
-    def _write(self, parts: list[bytes]) -> None:
+    def _write(self, parts: list[bytes | bytearray]) -> None:
         if self._file < 0:
             path = self._place / f"{self.end:020d}{SUFFIX}"
             self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
