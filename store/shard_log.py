@@ -196,4 +196,7 @@ class Fold:
         return self._live.done
 
     def _take(self, number: int) -> memoryview:
-        return chunk.encode_whole(number, merge(self._pending.pop(number)))
+        parts = self._pending.pop(number)
+        keys = np.concatenate([part.keys for part in parts])
+        rows = np.concatenate([part.rows for part in parts])
+        return chunk.encode_whole(number, Change(keys, rows, NO_KEYS))
