@@ -1,9 +1,10 @@
 """The embedded backend: one LMDB environment, log-structured.
 
-A commit writes one delta per shard: the rows touched since the last. When a shard's deltas have outgrown its base they
-are folded into a new base, a piece with every commit, so that a row is rewritten O(1) times on average and a commit
-costs in proportion to what it changes. Deltas stay for a while after folding, for replicas that fell behind. A commit
-is one transaction: readers, and whoever opens the store after a crash, see the previous state or the next.
+A commit writes one delta per shard: the rows touched since the last. When more of a shard's base and deltas is
+superseded than live, they are folded into a new base, a piece with every commit, so that a row is rewritten O(1) times
+on average and a commit costs in proportion to what it changes. Deltas stay for a while after folding, for replicas that
+fell behind. A commit is one transaction: readers, and whoever opens the store after a crash, see the previous state or
+the next.
 
 Keys, besides those of ``ShardLog``: M (manifest, JSON), K number (chunk of example keys, in the order of first sight),
 T number and W number (parts of the trainer's bytes and of the encoded dense weights). The file ``owner`` is locked by
@@ -54,9 +55,9 @@ _FOLD_STEP = 1 << 20
 class LmdbBackend:
     """A store in a directory, which the first owner creates.
 
-    ``keep_epochs``: how many deltas outlive folding; ``fold_bytes``: deltas are folded once they exceed this and the
-    base; ``map_bytes``: address space to begin with; ``durable``: whether commits wait for the disk (without, a crash
-    of the machine may cost the last ones, or the store).
+    ``keep_epochs``: how many deltas outlive folding; ``fold_bytes``: no folding before so much is superseded (see
+    ``fold_is_due``); ``map_bytes``: address space to begin with; ``durable``: whether commits wait for the disk
+    (without, a crash of the machine may cost the last ones, or the store).
     """
 
     def __init__(
