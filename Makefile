@@ -56,7 +56,7 @@ types: setup  ## mypy, strict, over every package
 	$(call say,mypy)
 	@$(VENV)/bin/mypy $(CHECKED)
 
-bench: setup prism  ## every benchmark: figures for people, then one line of JSON each
+bench: setup prism data  ## every benchmark: figures for people, then one line of JSON each
 	@for benchmark in benchmarks/*.py; do \
 	  case $$benchmark in */_*) continue;; esac; \
 	  printf '\033[1m==>\033[0m %s\n' "$$benchmark"; $(PY) -m "benchmarks.$$(basename "$$benchmark" .py)"; done
@@ -83,7 +83,7 @@ $(STAMPS)/packages: constraints.txt pyproject.toml | $(STAMPS)/venv
 	$(call say,packages: pinned in constraints.txt (torch with CUDA is 5 GB on disk, README.md says how to do without; a few minutes at first))
 	@$(call install,-c constraints.txt setuptools wheel nanobind)
 	@$(PY) -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
-	  print("\n".join(p["dependencies"] + p["optional-dependencies"]["dev"]))' > $(STAMPS)/requirements.txt
+	  extras = p["optional-dependencies"]; print("\n".join(p["dependencies"] + extras["dev"] + extras["bench"]))' > $(STAMPS)/requirements.txt
 	@$(call install,-c constraints.txt -r $(STAMPS)/requirements.txt)
 	@touch $@
 

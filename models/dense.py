@@ -50,13 +50,19 @@ class DenseWeights:
         self._parameters = dict(module.named_parameters())
         self._optimizer = _optimizer(list(self._parameters.values()), config)
         self._keeps = _STATE[config.optimizer]
+        self._clip_value, self._clip_norm = config.hyper["clip_value"], config.hyper["clip_norm"]
 
     def clear(self) -> None:
         """Drop the gradients."""
         self._optimizer.zero_grad()
 
-    def step(self) -> None:
-        """Move the weights by their gradients."""
+    def step(self, learning_rate: float) -> None:
+        """Move the weights by their gradients: components clipped first, then the norm of all of them together."""
+        if self._clip_value:
+            nn.utils.clip_grad_value_(self._parameters.values(), self._clip_value)
+        if self._clip_norm:
+            nn.utils.clip_grad_norm_(self._parameters.values(), self._clip_norm)
+        self._optimizer.param_groups[0]["lr"] = learning_rate
         self._optimizer.step()
 
     def values(self) -> Arrays:

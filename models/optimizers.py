@@ -5,24 +5,32 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from monobeam.models import schedules
+from monobeam.models.schedules import CONSTANT, Schedule
 from monobeam.models.section import Section
 
 # With their defaults; the native table documents the formulas.
 SPARSE: Mapping[str, Mapping[str, float]] = {
     "sgd": {},
-    "momentum": {"momentum": 0.9},
-    "adagrad": {"initial_accumulator": 0.1, "epsilon": 0.0, "weight_decay": 0.0},
+    "momentum": {"momentum": 0.9, "nesterov": False},
+    "adagrad": {"initial_accumulator": 0.1, "epsilon": 0.0},
     "rowwise_adagrad": {"initial_accumulator": 0.1, "epsilon": 0.0},
-    "adam": {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8},
-    "ftrl": {"beta": 1.0, "l1": 0.0, "l2": 0.0, "initial_accumulator": 0.1},
     "rmsprop": {"decay": 0.9, "epsilon": 1e-8},
+    "adadelta": {"rho": 0.9, "epsilon": 1e-6},
+    "adam": {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8},
+    "adamw": {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8, "weight_decay": 0.01},
+    "amsgrad": {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8},
+    "ftrl": {"beta": 1.0, "l1": 0.0, "l2": 0.0, "initial_accumulator": 0.1},
+    "group_ftrl": {"beta": 1.0, "l1": 0.0, "l2": 0.0, "l21": 0.0, "initial_accumulator": 0.1},
 }
 DENSE: Mapping[str, Mapping[str, float]] = {
-    "sgd": {"momentum": 0.0, "weight_decay": 0.0},
-    "adagrad": {"initial_accumulator": 0.0, "epsilon": 1e-10, "weight_decay": 0.0},
-    "adam": {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8, "weight_decay": 0.0},
+    "sgd": {"momentum": 0.0},
+    "adagrad": {"initial_accumulator": 0.0, "epsilon": 1e-10},
+    "adam": {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8},
 }
-BELOW_ONE = {"momentum", "beta1", "beta2", "decay"}
+# What all of them know as well, unless they have their own; 0 is off.
+COMMON: Mapping[str, float] = {"clip_value": 0.0, "clip_norm": 0.0, "weight_decay": 0.0}
+BELOW_ONE = {"momentum", "beta1", "beta2", "decay", "rho"}
 
 
 @dataclass(frozen=True)
@@ -32,13 +40,18 @@ class OptimizerConfig:
     optimizer: str
     learning_rate: float
     hyper: Mapping[str, float]
+    schedule: Schedule = CONSTANT
+
+    def rate(self, trained: int) -> float:
+        """The learning rate of a step, by the number of examples that will have been trained after it."""
+        return self.schedule.rate(self.learning_rate, trained)
 
 
 def sparse(section: Section) -> OptimizerConfig:
     """The optimizer of the table's rows."""
     config = _read(section, SPARSE, "adagrad", 0.05)
-    if config.optimizer == "ftrl" and config.learning_rate == 0:
-        raise section.error("learning_rate", "ftrl divides by it: must be above 0")
+    if "l1" in config.hyper:
+        _check_ftrl(section, config)
     return config
 
 
@@ -52,15 +65,28 @@ def _read(
 ) -> OptimizerConfig:
     name = section.choice("optimizer", tuple(known), default)
     rate = section.number("learning_rate", learning_rate, low=0.0)
-    hyper = {key: _hyper(section, key, value) for key, value in known[name].items()}
+    hyper = {key: _hyper(section, key, value) for key, value in {**COMMON, **known[name]}.items()}
     if hyper.get("epsilon", 1) == 0 == hyper.get("initial_accumulator", 0):
         other = ", or initial_accumulator" if "initial_accumulator" in hyper else ""
         raise section.error("epsilon", f"{name} would divide by 0: must be above 0{other}")
-    return OptimizerConfig(name, rate, hyper)
+    return OptimizerConfig(name, rate, hyper, schedules.read(section.table("schedule"), rate))
 
 
 def _hyper(section: Section, key: str, default: float) -> float:
+    if isinstance(default, bool):
+        return float(section.boolean(key, default))
     value = section.number(key, default, low=0.0)
     if key in BELOW_ONE and value >= 1:
         raise section.error(key, "must lie in [0, 1)")
     return value
+
+
+def _check_ftrl(section: Section, config: OptimizerConfig) -> None:
+    """It divides by the learning rate, and by what three of its hyper-parameters have in common."""
+    name, hyper = config.optimizer, config.hyper
+    if config.learning_rate == 0:
+        raise section.error("learning_rate", f"{name} divides by it: must be above 0")
+    if config.schedule.end_rate == 0 and "end_rate" in schedules.KINDS[config.schedule.kind]:
+        raise section.error("schedule", f"{name} divides by the learning rate: end_rate must be above 0")
+    if hyper["beta"] + hyper["l2"] + hyper["initial_accumulator"] == 0:
+        raise section.error("beta", f"{name} would divide by 0: must be above 0, or l2, or initial_accumulator")

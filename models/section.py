@@ -100,6 +100,13 @@ class Section:
             )
         return float(value)
 
+    def boolean(self, key: str, default: bool | None = None) -> bool:
+        """True or false."""
+        value = self._take(key, default)
+        if not isinstance(value, bool):
+            raise self.error(key, "must be true or false")
+        return value
+
     def duration(self, key: str, default: str | None = None, *, low: str = "0s") -> int:
         """A duration, in microseconds, from ``low`` to a century."""
         return duration_us(self._take(key, default), self._path(key), low)

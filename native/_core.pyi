@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 
@@ -6,6 +8,7 @@ Handles = npt.NDArray[np.uint32]
 Offsets = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
+Progress = Callable[[int, int], None]
 
 NONE: int
 """The handle of a key that has no row: 0xFFFFFFFF."""
@@ -19,17 +22,20 @@ def hash_ints(values: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.uint64
     """Hash integers [n]: a bijection for every seed."""
 
 class Table:
-    """Rows of `dim` float32 with optimizer state by uint64 key: a collisionless cuckoo table.
+    """Rows of `dim` numbers with optimizer state by uint64 key: a collisionless cuckoo table.
 
     Every uint64 is a key. Arrays must have exactly the dtype given here and be C-contiguous; nothing is converted.
-    All results are a pure function of the sequence of calls. Every method may be called from any thread; reading
-    methods run beside one that changes the table, and see each row before or after an update, never in between.
-    A handle is valid until its key is erased or expires.
+    Embeddings go in and out as float32, whatever the rows hold. All results are a pure function of the sequence of
+    calls. Every method may be called from any thread; reading methods run beside one that changes the table, and see
+    each row before or after an update, never in between. A handle is valid until its key is erased or expires.
+    Where a method takes `out`, the result is written to that array, which is returned: new memory for each call costs
+    more than a lookup.
 
     Bags are `offsets` int64[M + 1] into N keys or handles: bag m is [offsets[m], offsets[m + 1]), offsets[0] = 0,
     offsets[M] = N.
 
-    Raises TypeError for a wrong dtype or number of dimensions, ValueError for a wrong value or width.
+    Raises TypeError for a wrong dtype or number of dimensions, ValueError for a wrong value or width, MemoryError where
+    memory_limit or the machine has no room: what was done before stays done, and the table goes on.
     """
 
     def __init__(
@@ -40,32 +46,50 @@ class Table:
         seed: int,
         init_scale: float,
         pending_limit: int = 1 << 20,
+        row_format: str = "fp32",
+        memory_limit: int = 0,
     ) -> None:
         """Make an empty table.
 
         Args:
             dim: floats of an embedding; 0 for a set of keys.
-            optimizer: sgd, momentum, adagrad, rowwise_adagrad, adam, ftrl or rmsprop.
-            hyper: hyper-parameters of the optimizer; those not given have defaults.
+            optimizer: sgd, momentum, adagrad, rowwise_adagrad, rmsprop, adadelta, adam, adamw, amsgrad, ftrl or
+                group_ftrl.
+            hyper: its hyper-parameters, and clip_value, clip_norm, weight_decay; those not given have defaults.
             seed: of initial rows and admission draws, in [0, 2**64).
             init_scale: initial components are uniform in [-init_scale, init_scale), a pure function of key and seed.
             pending_limit: keys that may wait for admission at a time, 16 bytes each; beyond it old ones are forgotten.
+            row_format: of embeddings in memory: fp32; fp16 or bf16, rounded stochastically at each step (Gupta et al.
+                2015); int8 with a scale for each row, for serving, where nothing is learnt. State is always float32.
+            memory_limit: bytes of index and rows; 0: what the machine has.
         """
 
     @staticmethod
-    def load(path: str) -> Table:
-        """Read what save() wrote; OSError for the file system, ValueError for a file that is not a whole table."""
+    def load(path: str, progress: Progress | None = None) -> Table:
+        """Read what save() wrote; OSError for the file system, ValueError for a file that is not a whole table.
 
-    def save(self, path: str) -> None:
-        """Write the table; the file is replaced when all of it is on disk. OSError for the file system."""
+        `progress(done, all)` is told bytes now and then; what it raises ends the work.
+        """
+
+    def save(self, path: str, progress: Progress | None = None) -> None:
+        """Write the table as it is now, while other threads go on changing it: none waits for more than 2 ms.
+
+        The file is replaced when all of it is on disk. OSError for the file system.
+        """
 
     def set_policy(
-        self, slot: int, admit_count: int = 0, admit_probability: float = 1.0, expire_seconds: int = 0
+        self,
+        slot: int,
+        admit_count: int = 0,
+        admit_probability: float = 1.0,
+        expire_seconds: int = 0,
+        pending_seconds: int = 0,
     ) -> None:
         """Set what keys of a slot (bits 48 to 62) need to get and to keep a row.
 
         A key gets a row at a sighting that is at least its `admit_count`-th and whose draw, a pure function of key,
         sighting and seed, is below `admit_probability`. It loses it `expire_seconds` after it was last seen (0: never).
+        Sightings of a key without a row are forgotten `pending_seconds` after the last one (0: like rows).
         """
 
     def find_or_insert(self, keys: Keys, now: int) -> Handles:
@@ -74,16 +98,16 @@ class Table:
     def find(self, keys: Keys) -> Handles:
         """Handles uint32[N] of keys [N], NONE where there is no row."""
 
-    def gather(self, handles: Handles) -> Floats:
+    def gather(self, handles: Handles, out: Floats | None = None) -> Floats:
         """Embeddings float32[N, dim] of handles [N], zeros for NONE."""
 
-    def gather_pooled(self, handles: Handles, offsets: Offsets) -> Floats:
+    def gather_pooled(self, handles: Handles, offsets: Offsets, out: Floats | None = None) -> Floats:
         """Sum the embeddings of each bag in order: float32[M, dim]."""
 
-    def lookup(self, keys: Keys) -> tuple[Floats, npt.NDArray[np.bool_]]:
+    def lookup(self, keys: Keys, out: Floats | None = None) -> tuple[Floats, npt.NDArray[np.bool_]]:
         """Embeddings float32[N, dim] of keys [N], zeros where there is no row, and bool[N] whether there is one."""
 
-    def lookup_pooled(self, keys: Keys, offsets: Offsets) -> Floats:
+    def lookup_pooled(self, keys: Keys, offsets: Offsets, out: Floats | None = None) -> Floats:
         """Sum the embeddings of each bag of keys in order: float32[M, dim]."""
 
     def apply(self, handles: Handles, gradients: Floats, learning_rate: float) -> None:
@@ -155,5 +179,7 @@ class Table:
     def row_bytes(self) -> int: ...
     @property
     def optimizer(self) -> str: ...
+    @property
+    def row_format(self) -> str: ...
     @property
     def seed(self) -> int: ...

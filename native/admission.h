@@ -6,6 +6,7 @@
 #include <map>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "hash.h"
 
@@ -17,9 +18,10 @@ constexpr uint32_t kSlotIds = 0x8000;
 inline uint32_t slot_of(uint64_t key) { return key >> 48 & (kSlotIds - 1); }
 
 struct SlotPolicy {
-  uint32_t admit_count = 0;       // sightings before a key gets a row; 0 and 1: at once
-  double admit_probability = 1;   // of each sighting from then on
-  uint32_t expire_seconds = 0;    // without a sighting; 0: never
+  uint32_t admit_count = 0;      // sightings before a key gets a row; 0 and 1: at once
+  double admit_probability = 1;  // of each sighting from then on
+  uint32_t expire_seconds = 0;   // a row goes so long after its last sighting; 0: never
+  uint32_t pending_seconds = 0;  // sightings of a key without a row count no more so long after the last; 0: as rows
 };
 
 // Sightings are counted exactly in the key's own slot of the index, so any threshold works, and the draws are a pure
@@ -37,6 +39,8 @@ class Policies {
                                   " must be in [0, 1]");
     }
     by_slot_[slot] = policy;
+    quick_.resize(kSlotIds);
+    for (const auto& [number, known] : by_slot_) quick_[number] = &known;
   }
 
   bool none() const { return by_slot_.empty(); }
@@ -52,19 +56,26 @@ class Policies {
 
   bool expired(uint64_t key, uint32_t seen, uint32_t now) const {
     const SlotPolicy* policy = find(key);
-    return policy != nullptr && policy->expire_seconds > 0 &&
-           static_cast<uint64_t>(seen) + policy->expire_seconds <= now;
+    return policy != nullptr && passed(policy->expire_seconds, seen, now);
+  }
+
+  // The same of a key without a row.
+  bool lapsed(uint64_t key, uint32_t seen, uint32_t now) const {
+    const SlotPolicy* policy = find(key);
+    if (policy == nullptr) return false;
+    return passed(policy->pending_seconds > 0 ? policy->pending_seconds : policy->expire_seconds, seen, now);
   }
 
  private:
-  const SlotPolicy* find(uint64_t key) const {
-    if (by_slot_.empty()) return nullptr;
-    const auto policy = by_slot_.find(slot_of(key));
-    return policy == by_slot_.end() ? nullptr : &policy->second;
+  static bool passed(uint32_t seconds, uint32_t seen, uint32_t now) {
+    return seconds > 0 && static_cast<uint64_t>(seen) + seconds <= now;
   }
+
+  const SlotPolicy* find(uint64_t key) const { return quick_.empty() ? nullptr : quick_[slot_of(key)]; }
 
   uint64_t seed_;
   std::map<uint32_t, SlotPolicy> by_slot_;
+  std::vector<const SlotPolicy*> quick_;  // by slot
 };
 
 }  // namespace monobeam

@@ -95,6 +95,19 @@ const T* matrix(const Array& array, const char* name, size_t rows, size_t column
   return static_cast<const T*>(array.data());
 }
 
+// The same for results: numpy's read-only arrays are refused.
+template <typename T>
+T* writable_matrix(const Array& array, const char* name, size_t rows, size_t columns) {
+  const T* data = matrix<T>(array, name, rows, columns);
+  PyObject* flags = nullptr;
+  const nb::object owner = nb::cast(array);
+  flags = PyObject_GetAttrString(owner.ptr(), "flags");
+  if (flags == nullptr) throw nb::python_error();
+  const nb::object held = nb::steal(flags);
+  if (!nb::cast<bool>(held.attr("writeable"))) throw std::invalid_argument(std::string(name) + " is read-only");
+  return const_cast<T*>(data);
+}
+
 // A result: memory that becomes a numpy array without a copy.
 template <typename T>
 class Result {

@@ -1,11 +1,14 @@
 // The Python face of the table and the hashes; the GIL is released around the work. Only this file and arrays.h know
 // Python.
 #include <nanobind/nanobind.h>
+#include <nanobind/stl/function.h>
 #include <nanobind/stl/map.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 
 #include <cerrno>
 #include <limits>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -24,6 +27,7 @@ using monobeam::Table;
 using monobeam::Vector;
 using monobeam::matrix;
 using monobeam::vector;
+using monobeam::writable_matrix;
 
 namespace {
 
@@ -43,25 +47,19 @@ uint32_t seconds(int64_t value, const char* name) {
 
 size_t bags_of(const Span<const int64_t>& offsets) { return offsets.size == 0 ? 0 : offsets.size - 1; }
 
-// The offsets of N bags of one.
-std::vector<int64_t> ones(size_t size) {
-  std::vector<int64_t> offsets(size + 1);
-  for (size_t i = 0; i <= size; ++i) offsets[i] = static_cast<int64_t>(i);
-  return offsets;
-}
-
 // --- Table ---------------------------------------------------------------------------------------------------------
 
 void init_table(Table* self, int64_t dim, const std::string& optimizer, const monobeam::Hyper& hyper, uint64_t seed,
-                double init_scale, uint64_t pending_limit) {
+                double init_scale, uint64_t pending_limit, const std::string& row_format, uint64_t memory_limit) {
   if (dim < 0 || dim > std::numeric_limits<int32_t>::max()) {
     throw std::invalid_argument("dim " + std::to_string(dim) + " must be at least 0");
   }
   new (self) Table({static_cast<uint32_t>(dim), optimizer, hyper, seed, static_cast<float>(init_scale),
-                    pending_limit});
+                    pending_limit, monobeam::parse_row_format(row_format), memory_limit});
 }
 
-void set_policy(Table& table, int64_t slot, int64_t admit_count, double admit_probability, int64_t expire_seconds) {
+void set_policy(Table& table, int64_t slot, int64_t admit_count, double admit_probability, int64_t expire_seconds,
+                int64_t pending_seconds) {
   if (slot < 0 || slot >= monobeam::kSlotIds) {
     throw std::invalid_argument("slot " + std::to_string(slot) + " must be in [0, 32767]");
   }
@@ -69,8 +67,28 @@ void set_policy(Table& table, int64_t slot, int64_t admit_count, double admit_pr
     throw std::invalid_argument("admit_count " + std::to_string(admit_count) + " must be in [0, 2^31 - 2]");
   }
   table.set_policy(static_cast<uint32_t>(slot), {static_cast<uint32_t>(admit_count), admit_probability,
-                                                 seconds(expire_seconds, "expire_seconds")});
+                                                 seconds(expire_seconds, "expire_seconds"),
+                                                 seconds(pending_seconds, "pending_seconds")});
 }
+
+// Where results go: into the array that the caller gave, or into a new one.
+template <typename T>
+class Destination {
+ public:
+  Destination(const std::optional<Array>& out, size_t rows, size_t columns)
+      : given_(out), made_(out ? 0 : rows * columns), rows_(rows), columns_(columns) {
+    data_ = out ? writable_matrix<T>(*out, "out", rows, columns) : made_.data();
+  }
+
+  T* data() const { return data_; }
+  nb::object array() { return given_ ? nb::cast(*given_) : nb::cast(made_.matrix(rows_, columns_)); }
+
+ private:
+  std::optional<Array> given_;
+  Result<T> made_;
+  size_t rows_, columns_;
+  T* data_;
+};
 
 Vector<uint32_t> find_or_insert(Table& table, const Array& keys, int64_t now) {
   const auto in = vector<uint64_t>(keys, "keys");
@@ -93,47 +111,49 @@ Vector<uint32_t> find(const Table& table, const Array& keys) {
   return handles.vector(in.size);
 }
 
-Matrix<float> gather(const Table& table, const Array& handles) {
+nb::object gather(const Table& table, const Array& handles, const std::optional<Array>& out) {
   const auto in = vector<uint32_t>(handles, "handles");
-  Result<float> rows(in.size * table.dim());
+  Destination<float> rows(out, in.size, table.dim());
   {
     nb::gil_scoped_release release;
     table.gather(in, rows.data());
   }
-  return rows.matrix(in.size, table.dim());
+  return rows.array();
 }
 
-Matrix<float> gather_pooled(const Table& table, const Array& handles, const Array& offsets) {
+nb::object gather_pooled(const Table& table, const Array& handles, const Array& offsets,
+                         const std::optional<Array>& out) {
   const auto in = vector<uint32_t>(handles, "handles");
   const auto bags = vector<int64_t>(offsets, "offsets");
-  Result<float> rows(bags_of(bags) * table.dim());
+  Destination<float> rows(out, bags_of(bags), table.dim());
   {
     nb::gil_scoped_release release;
     table.gather_pooled(in, bags, rows.data());
   }
-  return rows.matrix(bags_of(bags), table.dim());
+  return rows.array();
 }
 
-nb::tuple lookup(const Table& table, const Array& keys) {
+nb::tuple lookup(const Table& table, const Array& keys, const std::optional<Array>& out) {
   const auto in = vector<uint64_t>(keys, "keys");
-  Result<float> rows(in.size * table.dim());
+  Destination<float> rows(out, in.size, table.dim());
   Result<bool> found(in.size);
   {
     nb::gil_scoped_release release;
     table.lookup(in, rows.data(), found.data());
   }
-  return nb::make_tuple(rows.matrix(in.size, table.dim()), found.vector(in.size));
+  return nb::make_tuple(rows.array(), found.vector(in.size));
 }
 
-Matrix<float> lookup_pooled(const Table& table, const Array& keys, const Array& offsets) {
+nb::object lookup_pooled(const Table& table, const Array& keys, const Array& offsets,
+                         const std::optional<Array>& out) {
   const auto in = vector<uint64_t>(keys, "keys");
   const auto bags = vector<int64_t>(offsets, "offsets");
-  Result<float> rows(bags_of(bags) * table.dim());
+  Destination<float> rows(out, bags_of(bags), table.dim());
   {
     nb::gil_scoped_release release;
     table.lookup_pooled(in, bags, rows.data());
   }
-  return rows.matrix(bags_of(bags), table.dim());
+  return rows.array();
 }
 
 void apply_pooled(Table& table, const Array& handles, const Array& offsets, const Array& gradients,
@@ -149,8 +169,28 @@ void apply(Table& table, const Array& handles, const Array& gradients, double le
   const auto in = vector<uint32_t>(handles, "handles");
   const float* values = matrix<float>(gradients, "gradients", in.size, table.dim());
   nb::gil_scoped_release release;
-  const std::vector<int64_t> offsets = ones(in.size);
-  table.apply_pooled(in, {offsets.data(), offsets.size()}, values, static_cast<float>(learning_rate));
+  table.apply_pooled(in, {nullptr, 0}, values, static_cast<float>(learning_rate));
+}
+
+// Progress as Python is told it; what the callback raises goes through the table to the caller.
+using Callback = std::optional<std::function<void(uint64_t, uint64_t)>>;
+
+monobeam::Progress telling(const Callback& progress) {
+  if (!progress) return nullptr;
+  return [&progress](uint64_t done, uint64_t all) {
+    nb::gil_scoped_acquire acquire;
+    (*progress)(done, all);
+  };
+}
+
+void save(const Table& table, const std::string& path, const Callback& progress) {
+  nb::gil_scoped_release release;
+  table.save(path, telling(progress));
+}
+
+Table* load(const std::string& path, const Callback& progress) {
+  nb::gil_scoped_release release;
+  return Table::load(path, telling(progress)).release();
 }
 
 // A method that takes nothing and returns keys.
@@ -266,6 +306,8 @@ Vector<uint64_t> hash_ints(const Array& values, uint64_t seed) {
 void translate(const std::exception_ptr& thrown, void*) {
   try {
     std::rethrow_exception(thrown);
+  } catch (const monobeam::TableFull& error) {
+    PyErr_SetString(PyExc_MemoryError, error.what());
   } catch (const monobeam::FileError& error) {
     errno = error.code;
     PyErr_SetFromErrnoWithFilename(PyExc_OSError, error.path.c_str());
@@ -286,29 +328,17 @@ NB_MODULE(_core, m) {
 
   nb::class_<Table>(m, "Table")
       .def("__init__", init_table, "dim"_a, "optimizer"_a, "hyper"_a, "seed"_a, "init_scale"_a,
-           "pending_limit"_a = uint64_t{1} << 20)
-      .def_static(
-          "load",
-          [](const std::string& path) {
-            nb::gil_scoped_release release;
-            return Table::load(path).release();
-          },
-          "path"_a, nb::rv_policy::take_ownership)
-      .def(
-          "save",
-          [](const Table& table, const std::string& path) {
-            nb::gil_scoped_release release;
-            table.save(path);
-          },
-          "path"_a)
+           "pending_limit"_a = uint64_t{1} << 20, "row_format"_a = "fp32", "memory_limit"_a = uint64_t{0})
+      .def_static("load", load, "path"_a, "progress"_a = nb::none(), nb::rv_policy::take_ownership)
+      .def("save", save, "path"_a, "progress"_a = nb::none())
       .def("set_policy", set_policy, "slot"_a, "admit_count"_a = 0, "admit_probability"_a = 1.0,
-           "expire_seconds"_a = 0)
+           "expire_seconds"_a = 0, "pending_seconds"_a = 0)
       .def("find_or_insert", find_or_insert, "keys"_a, "now"_a)
       .def("find", find, "keys"_a)
-      .def("gather", gather, "handles"_a)
-      .def("gather_pooled", gather_pooled, "handles"_a, "offsets"_a)
-      .def("lookup", lookup, "keys"_a)
-      .def("lookup_pooled", lookup_pooled, "keys"_a, "offsets"_a)
+      .def("gather", gather, "handles"_a, "out"_a = nb::none())
+      .def("gather_pooled", gather_pooled, "handles"_a, "offsets"_a, "out"_a = nb::none())
+      .def("lookup", lookup, "keys"_a, "out"_a = nb::none())
+      .def("lookup_pooled", lookup_pooled, "keys"_a, "offsets"_a, "out"_a = nb::none())
       .def("apply", apply, "handles"_a, "gradients"_a, "learning_rate"_a)
       .def("apply_pooled", apply_pooled, "handles"_a, "offsets"_a, "gradients"_a, "learning_rate"_a)
       .def("touched", key_list<&Table::touched>)
@@ -330,5 +360,6 @@ NB_MODULE(_core, m) {
       .def_prop_ro("state_floats", &Table::state_floats)
       .def_prop_ro("row_bytes", &Table::row_bytes)
       .def_prop_ro("optimizer", [](const Table& table) { return table.options().optimizer; })
+      .def_prop_ro("row_format", [](const Table& table) { return monobeam::name_of(table.options().format); })
       .def_prop_ro("seed", [](const Table& table) { return table.options().seed; });
 }

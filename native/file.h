@@ -1,4 +1,5 @@
-// Checked binary files: a prologue (magic, version, length), the payload, a checksum of both.
+// Checked binary files: a prologue (magic, version, length of the payload) and its checksum; then the payload in blocks
+// of 1 MiB, each followed by a checksum that also depends on its place.
 #pragma once
 
 #include <cstddef>
@@ -18,19 +19,8 @@ class FileError : public std::runtime_error {
   const int code;
 };
 
-// Chains the hash of hash.h over the words of a stream, however the stream is cut.
-class Checksum {
- public:
-  void update(const uint8_t* data, size_t size);
-  uint64_t value() const;
-
- private:
-  void add_word(const uint8_t* data);
-
-  uint64_t state_ = 0;
-  uint64_t size_ = 0;
-  uint8_t partial_[8] = {};
-};
+// Of some bytes, with another result for another seed: whatever changes in one place changes it.
+uint64_t checksum(const uint8_t* data, size_t size, uint64_t seed);
 
 // Writes beside the target and replaces it in commit(), so that a crash leaves the old file or the new one.
 class FileWriter {
@@ -49,6 +39,8 @@ class FileWriter {
 
   void commit();
 
+  uint64_t length() const { return length_ + buffer_.size(); }
+
  private:
   void write_out(const void* data, size_t size);
   void flush();
@@ -61,11 +53,12 @@ class FileWriter {
   const uint32_t version_;
   uint64_t length_ = 0;
   int file_ = -1;
+  uint64_t blocks_ = 0;
   std::vector<uint8_t> buffer_;
-  Checksum checksum_;
 };
 
-// Verifies all of the file before it gives out any of it. std::invalid_argument for what is wrong with the content.
+// Gives out nothing that it has not verified; what comes later may still turn out to be damaged. std::invalid_argument
+// for what is wrong with the content.
 class FileReader {
  public:
   FileReader(const std::string& path, uint64_t magic, uint32_t version, const char* kind);
@@ -82,17 +75,21 @@ class FileReader {
     return value;
   }
 
+  uint64_t length() const { return length_; }
   uint64_t left() const { return left_; }
   [[noreturn]] void refuse(const std::string& why) const;
 
  private:
   size_t read_in(void* data, size_t size);
-  void verify(uint64_t magic, uint32_t version);
+  void open_payload(uint64_t magic, uint32_t version);
+  void next_block();
 
   const std::string path_;
   const std::string kind_;
   int file_ = -1;
-  uint64_t left_ = 0;  // of the payload
+  uint64_t length_ = 0;  // of the payload
+  uint64_t left_ = 0;    // of it
+  uint64_t blocks_ = 0;
   std::vector<uint8_t> buffer_;
   size_t next_ = 0;  // in buffer_
 };

@@ -11,11 +11,15 @@ namespace monobeam {
 //   write:    turn() for the whole call, and within it exclusive() around slices of the work. Calls that write follow
 //             one another as wholes; readers come in between slices.
 //   snapshot: turn() alone. Nothing can change while it is held, and readers go on.
-// A plain std::shared_mutex lets a stream of readers starve writers (glibc prefers readers). Whoever wants in passes
-// the gate first, so a waiting writer stops new readers, and a waiting reader stops the writer's next slice.
+// A plain std::shared_mutex lets a stream of readers starve writers (glibc prefers readers), and a plain std::mutex
+// lets whoever gives it back take it again at once. Whoever wants in passes a gate first: so a waiting writer stops new
+// readers, a waiting reader stops the writer's next slice, and of two that take turn after turn each gets every second.
 class TableLock {
  public:
-  std::unique_lock<std::mutex> turn() { return std::unique_lock<std::mutex>(writers_); }
+  std::unique_lock<std::mutex> turn() {
+    std::lock_guard<std::mutex> pass(turn_gate_);
+    return std::unique_lock<std::mutex>(writers_);
+  }
 
   std::shared_lock<std::shared_mutex> shared() {
     std::lock_guard<std::mutex> pass(gate_);
@@ -28,6 +32,7 @@ class TableLock {
   }
 
  private:
+  std::mutex turn_gate_;
   std::mutex writers_;
   std::mutex gate_;
   std::shared_mutex body_;

@@ -5,13 +5,21 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <new>
 #include <utility>
 
 namespace monobeam {
 
 constexpr size_t kHugePage = size_t{2} << 20;
-constexpr size_t kPage = 4096;  // or more: advice on a part of a page is refused, and changes nothing
+constexpr size_t kPage = 4096;  // or more: advice on a part of a page is refused
+
+// What one table asks for at most.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr size_t kMostReserved = size_t{1} << 30;  // sanitizers prepare all of it
+#else
+constexpr size_t kMostReserved = size_t{1} << 40;
+#endif
 
 // A range of addresses, aligned to huge pages, whose memory appears zero-filled where it is first written. So an array
 // in it grows without ever moving, and costs what is used of it.
@@ -54,10 +62,15 @@ class Reservation {
 #endif
   }
 
-  // The memory of the pages that lie wholly in the range becomes somebody else's; here it reads as zeros from then on.
+  // The memory of the pages that lie wholly in the range becomes somebody else's. All of the range is zeros then.
   void give_back(size_t offset, size_t bytes) const {
     const size_t first = (offset + kPage - 1) / kPage * kPage, end = (offset + bytes) / kPage * kPage;
-    if (first < end) madvise(data_ + first, end - first, MADV_DONTNEED);
+    if (first >= end || madvise(data_ + first, end - first, MADV_DONTNEED) != 0) {
+      std::memset(data_ + offset, 0, bytes);
+      return;
+    }
+    std::memset(data_ + offset, 0, first - offset);
+    std::memset(data_ + end, 0, offset + bytes - end);
   }
 
  private:

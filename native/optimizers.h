@@ -1,4 +1,4 @@
-// One optimizer step on one row, and the state that it needs.
+// Optimizers of rows: the state that a row needs, and steps.
 #pragma once
 
 #include <cstddef>
@@ -11,9 +11,10 @@ namespace monobeam {
 
 using Hyper = std::map<std::string, double>;
 
-// A batch of steps, each for another row: float[dim] of embedding, then the state.
+// A batch of steps, each for another row: its float[dim] of weights, its state, the float[dim] of its gradient.
 struct Steps {
-  float* const* rows;
+  float* const* weights;
+  float* const* states;
   const float* const* gradients;
   size_t count;
   size_t dim;
@@ -21,7 +22,8 @@ struct Steps {
 };
 
 // All arithmetic is float32 in the order of the textbook formula, one rounding per operation (the build forbids fused
-// multiply-adds), so that the same formula in numpy or torch gives the same bits. Immutable; thread-safe.
+// multiply-adds), so that the same formula in numpy or torch gives the same bits. A row moves only in batches that it
+// is in: nothing decays in between. Immutable; thread-safe.
 class Optimizer {
  public:
   virtual ~Optimizer() = default;
@@ -31,7 +33,8 @@ class Optimizer {
   virtual bool divides_by_rate() const { return false; }
 };
 
-// Complains about an unknown name or hyper-parameter, and says what is allowed.
+// Complains about an unknown name or hyper-parameter, and says what is allowed. Beside its own, every optimizer has the
+// hyper-parameters of GradientTransform.
 std::unique_ptr<Optimizer> make_optimizer(const std::string& name, const Hyper& given);
 
 }  // namespace monobeam

@@ -18,12 +18,6 @@ const TableOptions& validated(const TableOptions& options) {
   return options;
 }
 
-// A call of memcpy for each row would cost more than the row.
-inline void copy_floats(const float* from, size_t count, float* to) {
-  for (; count >= 16; count -= 16, from += 16, to += 16) std::memcpy(to, from, 16 * sizeof(float));
-  for (; count > 0; --count) *to++ = *from++;
-}
-
 // Calls visit(first bag, end bag) for runs of whole bags, each of at most `most` keys unless a single bag is larger.
 template <typename Visit>
 void for_each_run(Span<const int64_t> offsets, size_t most, Visit visit) {
@@ -42,9 +36,15 @@ Table::Table(const TableOptions& options)
       optimizer_(make_optimizer(options.optimizer, options.hyper)),
       state_floats_(optimizer_->state_floats(options.dim)),
       initial_(options.seed, options.init_scale),
-      zeros_(options.dim),
+      first_state_(state_floats_),
       policies_(options.seed),
-      arena_(options.dim + state_floats_) {}
+      budget_(options.memory_limit),
+      index_(budget_),
+      arena_(embedding_bytes(options.format, options.dim) + state_floats_ * sizeof(float), budget_),
+      embedding_bytes_(embedding_bytes(options.format, options.dim)),
+      slice_(std::clamp(kSliceBytes / std::max<size_t>(arena_.stride(), 1), kStep, kSlice)) {
+  optimizer_->init(first_state_.data(), options.dim);
+}
 
 void Table::set_policy(uint32_t slot, const SlotPolicy& policy) {
   const auto turn = lock_.turn();
@@ -52,144 +52,11 @@ void Table::set_policy(uint32_t slot, const SlotPolicy& policy) {
   policies_.set(slot, policy);
 }
 
-// --- finding and inserting -----------------------------------------------------------------------------------------
-
-void Table::find_or_insert(Span<const uint64_t> keys, uint32_t now, uint32_t* handles) {
-  const auto turn = lock_.turn();
-  for (size_t first = 0; first < keys.size; first += kSlice) {
-    const size_t size = std::min(kSlice, keys.size - first);
-    const auto section = lock_.exclusive();
-    stamp({keys.data + first, size}, now, handles + first);
-  }
-}
-
-// Keys with a row at once, wave by wave as probe() does it; then the others, one by one and in order.
-void Table::stamp(Span<const uint64_t> keys, uint32_t now, uint32_t* handles) {
-  Buckets::Choice choices[kSlice];
-  uint32_t left[kSlice], rest = 0, unknown = 0;
-  for (size_t i = 0; i < keys.size; ++i) {
-    choices[i] = index_.choose(keys[i]);
-    index_.prefetch(choices[i].first);
-  }
-  for (size_t i = 0; i < keys.size; ++i) {
-    handles[i] = index_.at(choices[i].first).stamp(keys[i], now);
-    index_.prefetch(is_row(handles[i]) ? choices[i].first : choices[i].second);
-    left[rest] = static_cast<uint32_t>(i);
-    rest += !is_row(handles[i]);
-  }
-  for (size_t k = 0; k < rest; ++k) {
-    const uint32_t i = left[k];
-    handles[i] = index_.at(choices[i].second).stamp(keys[i], now);
-    left[unknown] = i;
-    unknown += !is_row(handles[i]);
-  }
-  for (size_t k = 0; k < unknown; ++k) handles[left[k]] = sight(keys[left[k]], now);
-  for (size_t i = 0; i < keys.size; ++i) {
-    if (handles[i] == kNone) continue;
-    arena_.prefetch(handles[i], dim());
-    list(keys[i], handles[i]);
-  }
-}
-
-void Table::list(uint64_t key, uint32_t row) {
-  if (!arena_.list(row)) listed_.push_back({key, row});
-}
-
-uint32_t Table::sight(uint64_t key, uint32_t now) {
-  Slot slot = index_.find(key);
-  const bool added = !slot;
-  if (added) {
-    slot = index_.insert(key, kPending, now);
-    ++pending_;
-  }
-  *slot.seen = std::max(*slot.seen, now);
-  if (is_row(*slot.row)) return *slot.row;
-  *slot.row = std::min(*slot.row + 1, kPending | kMaxPending);
-  if (policies_.admits(key, *slot.row & ~kPending)) return give_row(key, slot);
-  if (added && pending_ > options_.pending_limit) bound_pending(key);
-  return kNone;
-}
-
-// A pending entry becomes one with a row.
-uint32_t Table::give_row(uint64_t key, Slot slot) {
-  const uint32_t row = arena_.allocate();
-  row_limit_ = std::max(row_limit_, arena_.limit());
-  float* floats = arena_.floats(row);
-  initial_.fill(key, floats, dim());
-  optimizer_->init(floats + dim(), dim());
-  *slot.row = row;
-  --pending_;
-  return row;
-}
-
-// One pending key too many: forgets one that was seen long ago, or, when there is none in reach, the newest.
-void Table::bound_pending(uint64_t newest) {
-  ++forgotten_;
-  for (int looked = 0; looked < kVictimSearch; ++looked) {
-    victim_hand_ = victim_hand_ + 1 < index_.count() ? victim_hand_ + 1 : 0;
-    if (forget_oldest_pending(index_.at(victim_hand_), newest)) return;
-  }
-  index_.erase(newest);
-  --pending_;
-}
-
-bool Table::forget_oldest_pending(const Bucket& bucket, uint64_t newest) {
-  int oldest = -1;
-  for (int slot = 0; slot < kSlots; ++slot) {
-    if (!is_pending(bucket.row[slot]) || bucket.key[slot] == newest) continue;
-    if (oldest < 0 || bucket.seen[slot] < bucket.seen[oldest]) oldest = slot;
-  }
-  if (oldest < 0) return false;
-  index_.erase(bucket.key[oldest]);
-  --pending_;
-  return true;
-}
-
-void Table::find(Span<const uint64_t> keys, uint32_t* handles) const {
-  for (size_t first = 0; first < keys.size; first += kSlice) {
-    const size_t size = std::min(kSlice, keys.size - first);
-    const auto section = lock_.shared();
-    probe<false>({keys.data + first, size}, handles + first);
-  }
-}
-
-// In waves over a slice, so that the lines that a wave needs were asked for by the one before: the first bucket of each
-// key, then the second one of keys that were not there, then the rows.
-template <bool kRows>
-void Table::probe(Span<const uint64_t> keys, uint32_t* handles) const {
-  Buckets::Choice choices[kSlice];
-  uint32_t left[kSlice], rest = 0;
-  for (size_t i = 0; i < keys.size; ++i) {
-    choices[i] = index_.choose(keys[i]);
-    index_.prefetch(choices[i].first);
-  }
-  for (size_t i = 0; i < keys.size; ++i) {
-    const uint32_t field = index_.at(choices[i].first).get(keys[i]);
-    const void* row = arena_.floats(is_row(field) ? field : 0);
-    const void* bucket = &index_.at(choices[i].second);
-    __builtin_prefetch(field == kEmpty ? bucket : row);
-    handles[i] = field;
-    left[rest] = static_cast<uint32_t>(i);
-    rest += field == kEmpty;
-  }
-  for (size_t k = 0; k < rest; ++k) {
-    const uint32_t i = left[k];
-    uint32_t field = index_.at(choices[i].second).get(keys[i]);
-    if (field == kEmpty) field = index_.overflowing(keys[i]);
-    if (kRows) __builtin_prefetch(arena_.floats(is_row(field) ? field : 0));
-    handles[i] = field;
-  }
-  for (size_t i = 0; i < keys.size; ++i) handles[i] = is_row(handles[i]) ? handles[i] : kNone;
-}
-
-template void Table::probe<false>(Span<const uint64_t>, uint32_t*) const;
-template void Table::probe<true>(Span<const uint64_t>, uint32_t*) const;
-
 // --- reading rows --------------------------------------------------------------------------------------------------
 
 void Table::check_handles(Span<const uint32_t> handles) const {
   for (const uint32_t handle : handles) {
-    if (handle != kNone && handle >= row_limit_) {
+    if (handle >= row_limit_ && handle != kNone) {
       throw std::invalid_argument("handle " + std::to_string(handle) + " was never given out");
     }
   }
@@ -211,17 +78,22 @@ void Table::check_offsets(Span<const int64_t> offsets, size_t keys) const {
   }
 }
 
-const float* Table::row_or_zeros(uint32_t handle) const {
-  return handle != kNone && arena_.live(handle) ? arena_.floats(handle) : zeros_.data();
+void Table::decode_row(uint32_t handle, float* out) const {
+  if (handle == kNone) {
+    std::fill_n(out, dim(), 0.0f);
+  } else {
+    decode(options_.format, arena_.row(handle), dim(), out);
+  }
 }
 
-void Table::sum_rows(Span<const uint32_t> handles, float* out) const {
+void Table::sum_rows(Span<const uint32_t> handles, float* scratch, float* __restrict out) const {
   bool first = true;
   for (const uint32_t handle : handles) {
-    if (handle == kNone || !arena_.live(handle)) continue;
-    const float* row = arena_.floats(handle);
+    if (handle == kNone) continue;
+    if (!plain()) decode_row(handle, scratch);
+    const float* __restrict row = plain() ? reinterpret_cast<const float*>(arena_.row(handle)) : scratch;
     if (first) {
-      copy_floats(row, dim(), out);
+      for (size_t i = 0; i < dim(); ++i) out[i] = row[i];
     } else {
       for (size_t i = 0; i < dim(); ++i) out[i] += row[i];
     }
@@ -230,57 +102,71 @@ void Table::sum_rows(Span<const uint32_t> handles, float* out) const {
   if (first) std::fill_n(out, dim(), 0.0f);
 }
 
-void Table::gather(Span<const uint32_t> handles, float* out) const {
-  for (size_t first = 0; first < handles.size; first += kSlice) {
-    const size_t end = std::min(first + kSlice, handles.size);
+void Table::find(Span<const uint64_t> keys, uint32_t* handles) const {
+  for (size_t first = 0; first < keys.size; first += kSlice) {
     const auto section = lock_.shared();
-    check_handles({handles.data + first, end - first});
-    for (size_t i = first; i < end; ++i) arena_.prefetch(handles[i] == kNone ? 0 : handles[i], dim());
-    for (size_t i = first; i < end; ++i) copy_floats(row_or_zeros(handles[i]), dim(), out + i * dim());
+    find_rows(index_, {keys.data + first, std::min(kSlice, keys.size - first)}, nullptr, handles + first);
+  }
+}
+
+void Table::gather(Span<const uint32_t> handles, float* out) const {
+  for (size_t first = 0; first < handles.size; first += slice()) {
+    const Span<const uint32_t> some = {handles.data + first, std::min(slice(), handles.size - first)};
+    const auto section = lock_.shared();
+    check_handles(some);
+    if (plain()) {
+      gather_rows(some, access(), out + first * dim());
+    } else {
+      for (const uint32_t handle : some) arena_.prefetch(handle == kNone ? 0 : handle);
+      for (size_t i = 0; i < some.size; ++i) decode_row(some[i], out + (first + i) * dim());
+    }
   }
 }
 
 void Table::gather_pooled(Span<const uint32_t> handles, Span<const int64_t> offsets, float* out) const {
   check_offsets(offsets, handles.size);
-  for_each_run(offsets, kSlice, [&](size_t first, size_t end) {
+  std::vector<float> scratch(dim());
+  for_each_run(offsets, slice(), [&](size_t first, size_t end) {
     const size_t start = offsets[first], size = offsets[end] - offsets[first];
     const auto section = lock_.shared();
     check_handles({handles.data + start, size});
-    for (size_t i = start; i < start + size; ++i) arena_.prefetch(handles[i] == kNone ? 0 : handles[i], dim());
+    for (size_t i = start; i < start + size; ++i) arena_.prefetch(handles[i] == kNone ? 0 : handles[i]);
     for (size_t bag = first; bag < end; ++bag) {
       const size_t length = offsets[bag + 1] - offsets[bag];
-      sum_rows({handles.data + offsets[bag], length}, out + bag * dim());
+      sum_rows({handles.data + offsets[bag], length}, scratch.data(), out + bag * dim());
     }
   });
 }
 
 void Table::lookup(Span<const uint64_t> keys, float* rows, bool* found) const {
   uint32_t handles[kSlice];
-  for (size_t first = 0; first < keys.size; first += kSlice) {
-    const size_t size = std::min(kSlice, keys.size - first);
+  for (size_t first = 0; first < keys.size; first += slice()) {
+    const Span<const uint64_t> some = {keys.data + first, std::min(slice(), keys.size - first)};
+    const RowAccess rows_here = access();
     const auto section = lock_.shared();
-    probe<true>({keys.data + first, size}, handles);
-    for (size_t i = 0; i < size; ++i) {
-      found[first + i] = handles[i] != kNone;
-      const float* row = handles[i] != kNone ? arena_.floats(handles[i]) : zeros_.data();
-      copy_floats(row, dim(), rows + (first + i) * dim());
+    if (plain()) {
+      copy_rows(index_, some, rows_here, handles, rows + first * dim());
+    } else {
+      find_rows(index_, some, &rows_here, handles);
+      for (size_t i = 0; i < some.size; ++i) decode_row(handles[i], rows + (first + i) * dim());
     }
+    for (size_t i = 0; i < some.size; ++i) found[first + i] = handles[i] != kNone;
   }
 }
 
 void Table::lookup_pooled(Span<const uint64_t> keys, Span<const int64_t> offsets, float* out) const {
   check_offsets(offsets, keys.size);
+  std::vector<float> scratch(dim());
   std::vector<uint32_t> handles;
-  for_each_run(offsets, kSlice, [&](size_t first, size_t end) {
+  for_each_run(offsets, slice(), [&](size_t first, size_t end) {
     const size_t start = offsets[first];
     handles.resize(offsets[end] - offsets[first]);
+    const RowAccess rows_here = access();
     const auto section = lock_.shared();
-    for (size_t at = 0; at < handles.size(); at += kSlice) {
-      probe<true>({keys.data + start + at, std::min(kSlice, handles.size() - at)}, handles.data() + at);
-    }
+    find_rows(index_, {keys.data + start, handles.size()}, &rows_here, handles.data());
     for (size_t bag = first; bag < end; ++bag) {
       const size_t length = offsets[bag + 1] - offsets[bag];
-      sum_rows({handles.data() + (offsets[bag] - start), length}, out + bag * dim());
+      sum_rows({handles.data() + (offsets[bag] - start), length}, scratch.data(), out + bag * dim());
     }
   });
 }
@@ -305,8 +191,7 @@ size_t Table::size() const {
 
 size_t Table::memory_bytes() const {
   const auto section = lock_.shared();
-  return index_.bytes() + arena_.bytes() + listed_.capacity() * sizeof(Listed) +
-         removed_.capacity() * sizeof(uint64_t);
+  return index_.bytes() + arena_.bytes() + removed_.capacity() * sizeof(uint64_t);
 }
 
 uint64_t Table::update_count_sum() const {
@@ -316,7 +201,7 @@ uint64_t Table::update_count_sum() const {
 
 TableStats Table::stats() const {
   const auto section = lock_.shared();
-  return {index_.count(), pending_, index_.overflowing(), forgotten_, index_.work()};
+  return {index_.count(), pending_, index_.overflow().size(), forgotten_, index_.work()};
 }
 
 void Table::check() const {

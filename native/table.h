@@ -3,20 +3,28 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
 #include "admission.h"
 #include "arena.h"
 #include "buckets.h"
+#include "budget.h"
 #include "gradients.h"
 #include "hash.h"
 #include "lock.h"
 #include "optimizers.h"
+#include "probe.h"
+#include "rows.h"
 #include "span.h"
 
 namespace monobeam {
+
+class FileReader;
+class FileWriter;
 
 // What stands for "no row" among handles.
 constexpr uint32_t kNone = kEmpty;
@@ -29,7 +37,12 @@ struct TableOptions {
   uint64_t seed;              // of initial rows and admission draws
   float init_scale;           // initial components are uniform in [-init_scale, init_scale)
   uint64_t pending_limit;     // keys that wait for admission at a time; 16 bytes each
+  RowFormat format = RowFormat::kFp32;  // of embeddings in memory
+  uint64_t memory_limit = 0;  // bytes of buckets and rows; 0: none
 };
+
+// Told how many bytes of how many are done. What it throws ends the work, and nothing has happened.
+using Progress = std::function<void(uint64_t done, uint64_t all)>;
 
 // Counters for tests and metrics.
 struct TableStats {
@@ -37,21 +50,23 @@ struct TableStats {
   InsertWork work;
 };
 
-// Every key is a uint64 without exception, and owns at most one row: `dim` floats of embedding, the optimizer's state,
-// when the key was last seen (seconds), how many updates the row has had.
+// Every key is a uint64 without exception, and owns at most one row: `dim` numbers of embedding, the optimizer's state,
+// when the key was last seen (seconds), how many updates the row has had. Numbers are float32 wherever they come in or
+// go out; within a row the embedding may be shorter (rows.h), the state never is.
 //
 // Determinism: all results, handles and saved files included, are a pure function of the sequence of calls.
 //
 // Thread safety: any method may be called from any thread. Methods that change the table run one after another; methods
 // marked (reader) run beside them and beside each other, and see every row either before or after an update, never in
-// between. They see a batch of updates in slices of kSlice rows. Methods marked (snapshot) see the table between two
-// changing calls and do not hold up readers.
+// between. They see a batch of updates in slices of some hundred rows. Methods marked (snapshot) see the table between
+// two changing calls and do not hold up readers; save() does not hold up changing calls either.
 //
 // Handles are row numbers. A handle is valid until its key is erased or expires; then it reads as zeros and is skipped
 // by apply, until the row is given to another key. Whoever keeps handles over an erase or expire must find them anew.
 //
-// Errors: std::invalid_argument for what the caller got wrong (the table is unchanged), std::length_error when the
-// table is full, FileError for the file system.
+// Errors: std::invalid_argument for what the caller got wrong (the table is unchanged), TableFull where memory_limit
+// or the machine has no room (what was done before stays done, and the table is unharmed), FileError for the file
+// system.
 class Table {
  public:
   explicit Table(const TableOptions& options);
@@ -60,12 +75,12 @@ class Table {
 
   // Reads what save() wrote: a table that answers every further call as the saved one would have, handles included.
   // std::invalid_argument when the file is not a table, of another version, truncated or damaged.
-  static std::unique_ptr<Table> load(const std::string& path);
+  static std::unique_ptr<Table> load(const std::string& path, const Progress& progress = nullptr);
 
   const TableOptions& options() const { return options_; }
   size_t dim() const { return options_.dim; }
   size_t state_floats() const { return state_floats_; }
-  size_t row_bytes() const { return (dim() + state_floats_) * sizeof(float) + kRowTail; }
+  size_t row_bytes() const { return (dim() + state_floats_) * sizeof(float) + kRowTail; }  // of export_rows()
 
   void set_policy(uint32_t slot, const SlotPolicy& policy);
 
@@ -89,7 +104,8 @@ class Table {
   void lookup_pooled(Span<const uint64_t> keys, Span<const int64_t> offsets, float* out) const;
 
   // One optimizer step for every distinct row of the batch, with the sum of the gradients of the bags it is in, in
-  // order of occurrence. The row's update count grows by its occurrences, and it is touched.
+  // order of occurrence. The row's update count grows by its occurrences, and it is touched. Without offsets each
+  // handle is a bag. Rows in int8 cannot learn: std::invalid_argument.
   void apply_pooled(Span<const uint32_t> handles, Span<const int64_t> offsets, const float* gradients,
                     float learning_rate);
 
@@ -120,7 +136,7 @@ class Table {
   // expire_seconds. Returns the keys that lost a row, sorted.
   std::vector<uint64_t> expire(uint32_t now, uint64_t budget);
 
-  // Back to an empty table without history; policies stay.
+  // Back to an empty table without history; policies stay. Waits for a running save().
   void clear();
 
   // (snapshot) Sorted.
@@ -134,59 +150,79 @@ class Table {
   // (snapshot) Verifies every invariant; std::runtime_error names the broken one.
   void check() const;
 
-  // (snapshot) Replaces the file at once, when all of it is on disk.
-  void save(const std::string& path) const;
+  // (snapshot) Of the moment when it begins. Whoever changes the table meanwhile puts aside what was there (before.h),
+  // and waits for no longer than it takes to copy kSavePart bytes. Replaces the file at once, when all is on disk.
+  // Saves follow one another.
+  void save(const std::string& path, const Progress& progress = nullptr) const;
 
  private:
-  static constexpr size_t kSlice = 256;     // rows or keys per section under the lock
+  static constexpr size_t kSlice = 1024;    // rows or keys per section under the lock, at most
+  static constexpr size_t kSliceBytes = size_t{1} << 19;  // of rows, unless it is a single group
+  static constexpr size_t kStep = 8;        // rows of one call of the optimizer: while they are worked on, the next ones come from memory
   static constexpr size_t kRowTail = 16;    // of an exported row: last-seen, padding, updates
+  static constexpr size_t kSavePart = size_t{1} << 18;
   static constexpr int kVictimSearch = 64;  // buckets
 
+  struct NewRow {
+    uint64_t key;
+    uint32_t row;
+  };
+  struct Moment;  // save.cpp
+
+  RowAccess access() const { return {arena_.row(0), arena_.stride(), embedding_bytes_}; }
+  size_t slice() const { return slice_; }
+  bool plain() const { return options_.format == RowFormat::kFp32; }
+
   uint32_t sight(uint64_t key, uint32_t now);
-  void stamp(Span<const uint64_t> keys, uint32_t now, uint32_t* handles);
-  Slot find_or_add_row(uint64_t key, uint32_t seen);
+  void sight_unknown(Span<const uint64_t> keys, Span<const uint32_t> unknown, uint32_t now, uint32_t* handles);
+  Slot find_or_add_row(uint64_t key);
   uint32_t give_row(uint64_t key, Slot slot);
-  void list(uint64_t key, uint32_t row);
-  void touched_among_listed(std::vector<uint64_t>& keys) const;
+  void fill_new_rows();
+  void drop_pending(uint64_t key);
   void bound_pending(uint64_t newest);
   bool forget_oldest_pending(const Bucket& bucket, uint64_t newest);
   bool remove(uint64_t key);
   void expire_bucket(uint32_t bucket, uint32_t now, std::vector<uint64_t>& gone);
   void expire_overflowing(uint32_t now, std::vector<uint64_t>& gone);
-  template <bool kRows>
-  void probe(Span<const uint64_t> keys, uint32_t* handles) const;
-  const float* row_or_zeros(uint32_t handle) const;
-  void sum_rows(Span<const uint32_t> handles, float* out) const;
+  bool due(uint64_t key, uint32_t field, uint32_t seen, uint32_t now) const;
+  void decode_row(uint32_t handle, float* out) const;
+  void sum_rows(Span<const uint32_t> handles, float* scratch, float* out) const;
   void update(const RowGradients& batch, size_t first, size_t end, float learning_rate);
+  float* state_of(uint32_t row) const { return reinterpret_cast<float*>(arena_.row(row) + embedding_bytes_); }
   void check_handles(Span<const uint32_t> handles) const;
   void check_offsets(Span<const int64_t> offsets, size_t keys) const;
-  void read(FileReader& file);
+  void write_head(FileWriter& file, const Moment& moment) const;
+  void write_removed(FileWriter& file, const Moment& moment) const;
+  void write_buckets(FileWriter& file, Moment& moment, const Progress& progress) const;
+  void write_rows(FileWriter& file, Moment& moment, const Progress& progress) const;
+  void add_block(uint32_t first, Moment& moment, std::vector<uint8_t>& part) const;
+  uint64_t moment_bytes(const Moment& moment) const;
+  void read(FileReader& file, const Progress& progress);
+  void read_block(FileReader& file, uint32_t first);
 
   const TableOptions options_;
   const std::unique_ptr<const Optimizer> optimizer_;
   const size_t state_floats_;
   const InitialRow initial_;
-  const std::vector<float> zeros_;  // what a key without a row reads as
+  std::vector<float> first_state_;  // of every new row
 
   mutable TableLock lock_;
+  mutable std::mutex saving_;  // taken before lock_
   Policies policies_;
-  Buckets index_;
-  Arena arena_;
+  Budget budget_;
+  mutable Buckets index_;  // save() watches what changes
+  mutable Arena arena_;
+  mutable Moment* moment_ = nullptr;  // of the save that runs
+  const size_t embedding_bytes_;  // of a row
+  const size_t slice_;
   uint64_t pending_ = 0;      // entries of index_ without a row
   uint64_t update_sum_ = 0;
   uint64_t row_limit_ = 0;    // handles at and above this were never given out, also before clear()
   uint64_t forgotten_ = 0;    // sightings of keys dropped to bound pending_
   uint32_t expire_hand_ = 0;  // the next bucket that expire() looks at
   uint32_t victim_hand_ = 0;  // the next bucket that bound_pending() looks at
-  // Rows do not know their keys. Nearly all rows that are updated were found by key since clear_touched(), and are
-  // listed with it; when one was not, touched() looks at the whole index.
-  struct Listed {
-    uint64_t key;
-    uint32_t row;
-  };
-  std::vector<Listed> listed_;      // some of them released since, or of another key
-  bool touched_unlisted_ = false;
-  std::vector<uint64_t> removed_;   // keys
+  std::vector<NewRow> new_rows_;   // given out, and not yet filled
+  std::vector<uint64_t> removed_;  // keys
 };
 
 }  // namespace monobeam

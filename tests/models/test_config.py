@@ -9,6 +9,7 @@ from monobeam.join.settings import Label
 from monobeam.logs.log import open_log
 from monobeam.models import addresses
 from monobeam.models.config import ConfigError, NumericConfig, SlotConfig, load, parse
+from monobeam.models.schedules import CONSTANT
 from monobeam.store.backend import open_backend
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "movielens" / "model.toml"
@@ -53,7 +54,9 @@ def test_what_is_not_given_has_defaults() -> None:
     assert config.join.window_us == 2_000_000
     assert config.join.policy == "wait"
     assert config.model.hidden == ()
-    assert config.training.sparse.hyper == {"beta": 1.0, "l1": 0.1, "l2": 0.0, "initial_accumulator": 0.1}
+    hyper = {"beta": 1.0, "l1": 0.1, "l2": 0.0, "initial_accumulator": 0.1}
+    assert config.training.sparse.hyper == {"clip_value": 0.0, "clip_norm": 0.0, "weight_decay": 0.0, **hyper}
+    assert config.training.sparse.schedule == CONSTANT
     assert config.training.dense.optimizer == "adam"
     assert config.store.uri == "lmdb:store"
 
@@ -134,6 +137,34 @@ def test_the_join_gets_its_settings() -> None:
         ('"ftrl", l1 = 0.1', '"adam", beta1 = 1.0', ["training.sparse.beta1 = 1.0:", "[0, 1)"]),
         ('"ftrl", l1 = 0.1', '"adagrad", initial_accumulator = 0', ["training.sparse.epsilon = 0.0:", "divide by 0"]),
         ("l1 = 0.1", "beta1 = 0.1", ["training.sparse.beta1 = 0.1:", "l1"]),
+        ("l1 = 0.1", "clip_norm = -1", ["training.sparse.clip_norm = -1:", "at least 0"]),
+        ("l1 = 0.1", "beta = 0, initial_accumulator = 0", ["training.sparse.beta = 0: ftrl would divide by 0:", "l2"]),
+        ('"ftrl", l1 = 0.1', '"momentum", nesterov = 1', ["training.sparse.nesterov = 1:", "true or false"]),
+        ("l1 = 0.1", 'schedule = "cosine"', ['training.sparse.schedule = "cosine": must be a table']),
+        ("l1 = 0.1", 'schedule = { kind = "step" }', ['sparse.schedule.kind = "step":', "constant, polynomial"]),
+        ("l1 = 0.1", 'schedule = { kind = "cosine" }', ["sparse.schedule.examples: missing; there is kind"]),
+        ("l1 = 0.1", "schedule = { warmup = 0.1 }", ["sparse.schedule.warmup = 0.1:", "whole number"]),
+        ("l1 = 0.1", "schedule = { examples = 5 }", ["schedule.examples = 5: unknown key; allowed: kind, warmup"]),
+        (
+            "l1 = 0.1",
+            'schedule = { kind = "cosine", examples = 9 }',
+            ['sparse.schedule = { kind = "cosine", examples = 9 }: ftrl divides', "end_rate must be above 0"],
+        ),
+        (
+            "l1 = 0.1",
+            'schedule = { kind = "cosine", examples = 9, end_rate = 0.1 }',
+            ["sparse.schedule.end_rate = 0.1: must not be above the learning_rate, 0.05"],
+        ),
+        (
+            "l1 = 0.1",
+            'schedule = { kind = "polynomial", examples = 9, power = 0 }',
+            ["sparse.schedule.power = 0: must be above 0"],
+        ),
+        (
+            "l1 = 0.1",
+            'schedule = { kind = "exponential", examples = 9, factor = 1 }',
+            ["sparse.schedule.factor = 1: must lie between 0 and 1"],
+        ),
         ("[training]", '[training]\ncorrections = "no"', ['training.corrections = "no"', "train, skip"]),
         ("hidden = []", "hidden = [64, 0]", ["model.hidden = [64, 0]:"]),
         ("hidden = []", "hidden = [1000000]", ["model.hidden = [1000000]:", "65536"]),

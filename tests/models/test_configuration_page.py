@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
-from monobeam.models import optimizers
+from monobeam.models import optimizers, schedules
 from monobeam.models.config import parse
 from monobeam.models.section import Section
 
@@ -27,7 +28,10 @@ def documented() -> dict[str, dict[str, str]]:
     """The default cell of every key of every section of the page."""
     sections = re.split(r"^## (.*)$", PAGE, flags=re.MULTILINE)[1:]
     row = re.compile(r"^\| `(\w+)` \| [^|]* \| ([^|]*) \| [^|]*\|$", re.MULTILINE)
-    return {name.strip("[]"): dict(row.findall(text)) for name, text in zip(sections[::2], sections[1::2], strict=True)}
+    headings = [[name.strip("[]") for name in heading.split(", ")] for heading in sections[::2]]
+    return {
+        name: dict(row.findall(text)) for names, text in zip(headings, sections[1::2], strict=True) for name in names
+    }
 
 
 def text(with_defaults: bool) -> str:
@@ -61,7 +65,7 @@ def known(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, list[str]]]:
 
 def test_every_key_is_described_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     hyper = {name for options in (*optimizers.SPARSE.values(), *optimizers.DENSE.values()) for name in options}
-    read = {section: sorted(set(keys) - hyper) for section, keys in known(monkeypatch)}
+    read = {section: sorted(set(keys) - (hyper - optimizers.COMMON.keys())) for section, keys in known(monkeypatch)}
     assert read == {section: sorted(keys) for section, keys in documented().items()}
 
 
@@ -72,9 +76,23 @@ def test_the_defaults_are_those_that_are_said() -> None:
 
 @pytest.mark.parametrize(("section", "known"), [("sparse", optimizers.SPARSE), ("dense", optimizers.DENSE)])
 def test_every_optimizer_is_described(section: str, known: Mapping[str, Mapping[str, float]]) -> None:
-    (part,) = re.findall(rf"^## training\.{section}$(.*?)(?:^## |\Z)", PAGE, re.MULTILINE | re.DOTALL)
-    found = {
-        name: {key: float(value) for key, value in re.findall(r"`(\w+) = ([^`]*)`", cell)}
-        for name, cell in re.findall(r"^\| `(\w+)` \| ([^|]*)\|$", part, re.MULTILINE)
+    assert options(rf"training\.{section}", r"\| `(\w+)` \| ([^|]*)\|") == known
+
+
+def test_every_schedule_is_described() -> None:
+    assert (
+        options(r"training\.sparse\.schedule, training\.dense\.schedule", r"\| `(\w+)` \| [^|]* \| ([^|]*)\|")
+        == schedules.KINDS
+    )
+
+
+def options(section: str, row: str) -> dict[str, dict[str, object]]:
+    """The names of a table's rows, with the keys that each lists; None where a key has no default."""
+    (part,) = re.findall(rf"^## {section}$(.*?)(?:^## |\Z)", PAGE, re.MULTILINE | re.DOTALL)
+    return {
+        name: {
+            key: tomllib.loads(f"default = {default}")["default"] if default else None
+            for key, default in re.findall(r"`(\w+)(?: = ([^`]*))?`", cell)
+        }
+        for name, cell in re.findall(rf"^{row}$", part, re.MULTILINE)
     }
-    assert found == known

@@ -1,4 +1,4 @@
-"""Dense weights outlive a change of their optimizer."""
+"""Dense weights: they outlive a change of their optimizer; rates and clipped gradients move them."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ from torch import nn
 
 from monobeam.models import optimizers
 from monobeam.models.dense import DenseWeights
-from monobeam.models.optimizers import OptimizerConfig
+from monobeam.models.optimizers import COMMON, OptimizerConfig
 
 
-def weights(optimizer: str) -> tuple[nn.Module, DenseWeights]:
+def weights(optimizer: str, **hyper: float) -> tuple[nn.Module, DenseWeights]:
     torch.manual_seed(1)
     module = nn.Linear(3, 1)
-    return module, DenseWeights(module, OptimizerConfig(optimizer, 0.1, optimizers.DENSE[optimizer]))
+    config = OptimizerConfig(optimizer, 0.1, {**COMMON, **optimizers.DENSE[optimizer], **hyper})
+    return module, DenseWeights(module, config)
 
 
-def step(module: nn.Module, dense: DenseWeights) -> None:
+def step(module: nn.Module, dense: DenseWeights, rate: float = 0.1) -> None:
     dense.clear()
     torch.autograd.backward(module(torch.ones(2, 3)).sum())
-    dense.step()
+    dense.step(rate)
 
 
 @pytest.mark.parametrize(("before", "after"), product(optimizers.DENSE, optimizers.DENSE))
@@ -42,3 +43,36 @@ def test_weights_go_on_and_another_optimizer_begins_anew(before: str, after: str
     if before != after:
         for name, value in fresh.state().items():
             assert np.array_equal(continued.state()[name], value), name
+
+
+@pytest.mark.parametrize("optimizer", optimizers.DENSE)
+def test_moves_are_in_proportion_to_the_rate_of_the_step(optimizer: str) -> None:
+    moves = []
+    for rate in (0.1, 0.025, 0.0):
+        module, dense = weights(optimizer)
+        step(module, dense)
+        before = dense.values()["weight"]
+        step(module, dense, rate)
+        moves.append(dense.values()["weight"] - before)
+    np.testing.assert_allclose(moves[0], 4 * moves[1], rtol=1e-4)
+    assert (moves[0] != 0).all()
+    assert (moves[2] == 0).all()
+
+
+def test_gradients_are_clipped_to_components_and_then_to_the_norm_of_all_together() -> None:
+    """The gradient is 2 for each of three weights and the bias: clipped to 1.5, its norm is 3, and then 0.6."""
+    for hyper, moved in (({}, 2.0), ({"clip_value": 1.5}, 1.5), ({"clip_value": 1.5, "clip_norm": 0.6}, 0.3)):
+        module, dense = weights("sgd", **hyper)
+        before = dense.values()
+        step(module, dense)
+        for name, value in dense.values().items():
+            np.testing.assert_allclose(before[name] - value, 0.1 * moved, rtol=1e-5)
+
+
+def test_short_gradients_are_not_lengthened() -> None:
+    plain, clipping = weights("adam"), weights("adam", clip_norm=100.0, clip_value=100.0)
+    for _ in range(3):
+        step(*plain)
+        step(*clipping)
+    for name, value in plain[1].state().items():
+        assert np.array_equal(clipping[1].state()[name], value), name

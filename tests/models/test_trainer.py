@@ -15,68 +15,35 @@ from monobeam.models.config import Config
 from monobeam.models.features import FeatureEncoder
 from monobeam.models.metrics import ScoreHistogram
 from monobeam.models.trainer import Trainer
-from monobeam.store.bags import Bags
 from monobeam.store.dense import decode
 from monobeam.store.memory import MemoryBackend
-from monobeam.store.store import Store
 from tests.models.plain_loop import PlainLoop
 from tests.models.streams import START_US, block, config
+from tests.models.trainers import SETTINGS, assert_equal, opened, parameters, stream
 
-SETTINGS = config(
+# 16 examples a block: the warm-ups end in the 5th, the schedules in the 221st and the 11th.
+SCHEDULED = config(
     ["user", "item", "tags"],
     "dim = 4\nhidden = [8]\nseed = 3",
-    "sparse = { learning_rate = 0.1 }\ndense = { learning_rate = 0.01 }",
+    "sparse = { learning_rate = 0.1, clip_norm = 0.3, weight_decay = 0.01, "
+    'schedule = { kind = "polynomial", warmup = 70, examples = 3460, end_rate = 0.01 } }\n'
+    "dense = { learning_rate = 0.01, clip_norm = 2, weight_decay = 0.001, "
+    'schedule = { kind = "polynomial", warmup = 70, examples = 100 } }',
     ["price"],
 )
 
 
-def stream(blocks: int, rows: int = 16, seed: int = 5) -> list[pa.RecordBatch]:
-    """Blocks whose ids repeat within rows, within blocks and over blocks."""
-    rng = np.random.default_rng(seed)
-    made = []
-    for number in range(blocks):
-        tags = [[f"t{t}" for t in rng.integers(0, 5, rng.integers(0, 4))] for _ in range(rows)]
-        columns = {
-            "user": [f"u{u}" for u in rng.integers(0, 20, rows)],
-            "item": rng.zipf(1.5, rows),
-            "tags": pa.array(tags, pa.list_(pa.string())),
-            "price": rng.normal(size=rows),
-        }
-        labels, weights = rng.random(rows) < 0.4, rng.choice([0.5, 1.0, 2.0], rows)
-        made.append(block(labels, columns, 1 + number * rows, weights=weights))
-    return made
-
-
-def parameters(trainer: Trainer, blocks: Sequence[pa.RecordBatch]) -> dict[str, np.ndarray]:
-    """All rows of the blocks' ids, and the dense weights with their optimizer state."""
-    keys = np.unique(np.concatenate([FeatureEncoder(trainer.config).encode(b).bags.keys for b in blocks]))
-    rows = trainer.store.lookup(TABLE, Bags(keys, np.arange(len(keys) + 1)))
-    trainer.commit(START_US)
-    state = trainer.store.dense()
-    assert state is not None
-    return {"keys": keys, "rows": rows} | dict(decode(state))
-
-
-def assert_equal(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> None:
-    assert one.keys() == other.keys()
-    for name in one:
-        assert np.array_equal(one[name], other[name]), name
-
-
-def opened(backend: MemoryBackend | None = None, config: Config = SETTINGS) -> Trainer:
-    return Trainer(config, Store(config.store_spec(), backend or MemoryBackend()))
-
-
-def trained(blocks: Sequence[pa.RecordBatch]) -> Trainer:
-    trainer = opened()
+def trained(blocks: Sequence[pa.RecordBatch], config: Config = SETTINGS) -> Trainer:
+    trainer = opened(config=config)
     for offset, each in enumerate(blocks):
         trainer.train(each, 0, offset)
     return trainer
 
 
-def test_parameters_are_those_of_a_plain_torch_loop_bit_for_bit() -> None:
+@pytest.mark.parametrize("settings", [SETTINGS, SCHEDULED], ids=["plain", "scheduled, clipped, decayed"])
+def test_parameters_are_those_of_a_plain_torch_loop_bit_for_bit(settings: Config) -> None:
     blocks = stream(300)
-    trainer, plain = trained(blocks), PlainLoop(SETTINGS)
+    trainer, plain = trained(blocks, settings), PlainLoop(settings)
     for each in blocks:
         plain.step(each)
     got = parameters(trainer, blocks)
@@ -90,13 +57,15 @@ def test_parameters_are_those_of_a_plain_torch_loop_bit_for_bit() -> None:
 
 BLOCKS = stream(12)
 WHOLE = parameters(trained(BLOCKS), BLOCKS)
+WHOLE_SCHEDULED = parameters(trained(BLOCKS, SCHEDULED), BLOCKS)
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.lists(st.sampled_from(["commit", "crash", "on"]), min_size=len(BLOCKS), max_size=len(BLOCKS)))
-def test_commits_and_crashes_anywhere_change_nothing(happenings: list[str]) -> None:
+@given(st.lists(st.sampled_from(["commit", "crash", "on"]), min_size=len(BLOCKS), max_size=len(BLOCKS)), st.booleans())
+def test_commits_and_crashes_anywhere_change_nothing(happenings: list[str], scheduled: bool) -> None:
+    config, whole = (SCHEDULED, WHOLE_SCHEDULED) if scheduled else (SETTINGS, WHOLE)
     backend = MemoryBackend()
-    trainer = opened(backend)
+    trainer = opened(backend, config)
     offset = 0
     for number, happening in enumerate(happenings):
         while offset <= number:
@@ -106,13 +75,13 @@ def test_commits_and_crashes_anywhere_change_nothing(happenings: list[str]) -> N
             trainer.commit(START_US + number)
         if happening == "crash":
             trainer.store.close()
-            trainer = opened(backend)
+            trainer = opened(backend, config)
             offset = trainer.positions.get(0, 0)
     for rest in range(offset, len(BLOCKS)):
         trainer.train(BLOCKS[rest], 0, rest)
     ids = sum(len(FeatureEncoder(SETTINGS).encode(each).bags.keys) for each in BLOCKS)
     assert trainer.store.update_count_sum() == ids
-    assert_equal(parameters(trainer, BLOCKS), WHOLE)
+    assert_equal(parameters(trainer, BLOCKS), whole)
 
 
 def test_records_that_come_again_change_nothing() -> None:
@@ -246,20 +215,6 @@ def test_deepfm_learns_what_logistic_regression_cannot() -> None:
     lr, deepfm = (progressive(kind, blocks) for kind in ("lr", "deepfm"))
     assert deepfm.auc() - lr.auc() > 0.15
     assert 0.9 < deepfm.calibration() < 1.1
-
-
-@pytest.mark.parametrize("optimizer", ["sgd", "adagrad", "adam"])
-def test_every_dense_optimizer_continues_where_it_was(optimizer: str) -> None:
-    settings = config(["user"], "dim = 2\nhidden = [4]", f'dense = {{ optimizer = "{optimizer}" }}')
-    backend = MemoryBackend()
-    straight, stopped = opened(config=settings), opened(backend, settings)
-    for number in range(6):
-        straight.train(BLOCKS[number], 0, number)
-        stopped.train(BLOCKS[number], 0, number)
-        stopped.commit(START_US + number)
-        stopped.store.close()
-        stopped = opened(backend, settings)
-    assert_equal(parameters(straight, BLOCKS[:6]), parameters(stopped, BLOCKS[:6]))
 
 
 def decided_at(made: pa.RecordBatch, times: Sequence[int]) -> pa.RecordBatch:

@@ -99,7 +99,7 @@ def test_another_version_is_named(tmp_path: Path) -> None:
     newer = bytearray(path.read_bytes())
     newer[8] = 9
     path.write_bytes(newer)
-    with pytest.raises(ValueError, match="format version 9; this build reads version 2"):
+    with pytest.raises(ValueError, match="format version 9; this build reads version 3"):
         Table.load(str(path))
 
 

@@ -45,10 +45,11 @@ class TableAndTwin(RuleBasedStateMachine):
         count=st.integers(0, 4),
         probability=st.sampled_from([1.0, 1.0, 0.5, 0.0]),
         seconds=st.integers(0, 20),
+        pending=st.integers(0, 20),
     )
-    def set_policy(self, slot: int, count: int, probability: float, seconds: int) -> None:
-        self.table.set_policy(slot, admit_count=count, admit_probability=probability, expire_seconds=seconds)
-        self.twin.policies[slot] = Policy(count, probability, seconds)
+    def set_policy(self, slot: int, count: int, probability: float, seconds: int, pending: int) -> None:
+        self.table.set_policy(slot, count, probability, seconds, pending)
+        self.twin.policies[slot] = Policy(count, probability, seconds, pending)
 
     @rule(keys=KEYS, now=st.integers(0, 100))
     def find_or_insert(self, keys: list[int], now: int) -> None:

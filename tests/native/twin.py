@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from tests.native.optimizers import OPTIMIZERS
+from tests.native.optimizers import make_rule
 
 NONE = 0xFFFFFFFF
 WORD = (1 << 64) - 1
@@ -60,6 +60,7 @@ class Policy:
     admit_count: int = 0
     admit_probability: float = 1.0
     expire_seconds: int = 0
+    pending_seconds: int = 0
 
 
 @dataclass
@@ -90,7 +91,7 @@ class Twin:
     removed: set[int] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        self.rule = OPTIMIZERS[self.optimizer](np.float32, **self.hyper)
+        self.rule = make_rule(self.optimizer, np.float32, dict(self.hyper))
 
     def find_or_insert(self, keys: Sequence[int], now: int) -> list[bool]:
         return [self._sight(key, now) for key in keys]
@@ -99,10 +100,12 @@ class Twin:
         if key in self.rows:
             self.rows[key].seen = max(self.rows[key].seen, now)
             return True
+        policy = self._policy(key)
         pending = self.pending.setdefault(key, Pending(0, now))
+        if self._passed(policy.pending_seconds or policy.expire_seconds, pending.seen, now):
+            pending.sightings = 0
         pending.sightings += 1
         pending.seen = max(pending.seen, now)
-        policy = self._policy(key)
         if pending.sightings < policy.admit_count:
             return False
         if policy.admit_probability < 1 and uniform_draw(key, pending.sightings, self.seed) >= policy.admit_probability:
@@ -188,12 +191,15 @@ class Twin:
 
     def expire(self, now: int) -> list[int]:
         """Expire with a budget for the whole table."""
-        seen = {key: row.seen for key, row in self.rows.items()} | {k: p.seen for k, p in self.pending.items()}
-        due = [key for key, last in seen.items() if self._expired(key, last, now)]
+        due = [key for key, row in self.rows.items() if self._passed(self._policy(key).expire_seconds, row.seen, now)]
+        for key, pending in self.pending.items():
+            policy = self._policy(key)
+            if self._passed(policy.pending_seconds or policy.expire_seconds, pending.seen, now):
+                due.append(key)
         return sorted(key for key in due if self._remove(key))
 
-    def _expired(self, key: int, last: int, now: int) -> bool:
-        seconds = self._policy(key).expire_seconds
+    @staticmethod
+    def _passed(seconds: int, last: int, now: int) -> bool:
         return seconds > 0 and last + seconds <= now
 
     def clear(self) -> None:

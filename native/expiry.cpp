@@ -1,0 +1,85 @@
+// What takes rows away: erasing, expiry, clearing.
+#include <algorithm>
+
+#include "table.h"
+
+namespace monobeam {
+
+// True if the key had a row.
+bool Table::remove(uint64_t key) {
+  const uint32_t field = index_.get(key).row;
+  if (field == kEmpty) return false;
+  if (!is_row(field)) {
+    drop_pending(key);
+    return false;
+  }
+  removed_.push_back(key);
+  update_sum_ -= arena_.updates(field);
+  arena_.release(field);
+  index_.erase(key);
+  return true;
+}
+
+size_t Table::erase(Span<const uint64_t> keys) {
+  const auto turn = lock_.turn();
+  size_t erased = 0;
+  for (size_t first = 0; first < keys.size; first += slice()) {
+    const size_t end = std::min(first + slice(), keys.size);
+    const auto section = lock_.exclusive();
+    for (size_t i = first; i < end; ++i) erased += remove(keys[i]);
+  }
+  return erased;
+}
+
+std::vector<uint64_t> Table::expire(uint32_t now, uint64_t budget) {
+  const auto turn = lock_.turn();
+  std::vector<uint64_t> gone;
+  if (policies_.none()) return gone;
+  const size_t buckets = slice() / kSlots;
+  for (uint64_t left = std::min<uint64_t>(budget, index_.count()); left > 0;) {
+    const auto section = lock_.exclusive();
+    for (size_t looked = 0; looked < buckets && left > 0; ++looked, --left) {
+      if (expire_hand_ == 0) expire_overflowing(now, gone);
+      expire_bucket(expire_hand_, now, gone);
+      expire_hand_ = expire_hand_ + 1 < index_.count() ? expire_hand_ + 1 : 0;
+    }
+  }
+  std::sort(gone.begin(), gone.end());
+  return gone;
+}
+
+bool Table::due(uint64_t key, uint32_t field, uint32_t seen, uint32_t now) const {
+  return is_row(field) ? policies_.expired(key, seen, now) : policies_.lapsed(key, seen, now);
+}
+
+void Table::expire_bucket(uint32_t bucket, uint32_t now, std::vector<uint64_t>& gone) {
+  const Bucket& entries = index_.at(bucket);
+  for (int slot = 0; slot < kSlots; ++slot) {
+    const uint64_t key = entries.key[slot];
+    if (entries.row[slot] == kEmpty || !due(key, entries.row[slot], entries.seen[slot], now)) continue;
+    if (remove(key)) gone.push_back(key);
+  }
+}
+
+void Table::expire_overflowing(uint32_t now, std::vector<uint64_t>& gone) {
+  std::vector<uint64_t> keys;
+  index_.for_each_overflowing([&](uint64_t key, uint32_t field, uint32_t seen) {
+    if (due(key, field, seen, now)) keys.push_back(key);
+  });
+  for (const uint64_t key : keys) {
+    if (remove(key)) gone.push_back(key);
+  }
+}
+
+void Table::clear() {
+  const std::lock_guard<std::mutex> no_save(saving_);
+  const auto turn = lock_.turn();
+  const auto section = lock_.exclusive();
+  index_.reset();
+  arena_.reset();
+  pending_ = update_sum_ = forgotten_ = 0;
+  expire_hand_ = victim_hand_ = 0;
+  removed_ = {};
+}
+
+}  // namespace monobeam

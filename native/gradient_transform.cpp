@@ -1,0 +1,79 @@
+#include "gradient_transform.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+#include <vector>
+
+#include "kernel.h"
+
+namespace monobeam {
+namespace {
+
+struct GradientTransform {
+  float clip_value, clip_norm, weight_decay;
+
+  bool nothing() const { return clip_value == 0 && clip_norm == 0 && weight_decay == 0; }
+
+  MONOBEAM_INLINE void row(const float* __restrict w, const float* __restrict g, size_t dim, float* __restrict out) const {
+    std::copy(g, g + dim, out);
+    if (clip_value != 0) {
+      for (size_t i = 0; i < dim; ++i) {
+        const float raised = out[i] < -clip_value ? -clip_value : out[i];  // what is not a number stays so
+        out[i] = raised > clip_value ? clip_value : raised;
+      }
+    }
+    if (clip_norm != 0) {
+      float sum = 0;
+      for (size_t i = 0; i < dim; ++i) sum += out[i] * out[i];
+      const float norm = std::sqrt(sum);
+      const float scale = norm > clip_norm ? clip_norm / norm : 1;
+      for (size_t i = 0; i < dim; ++i) out[i] *= scale;
+    }
+    if (weight_decay != 0) {
+      for (size_t i = 0; i < dim; ++i) out[i] += weight_decay * w[i];
+    }
+  }
+};
+
+MONOBEAM_WIDTHS void transform_rows(const GradientTransform& transform, const Steps& batch, float* out) {
+  const GradientTransform local = transform;
+  for (size_t i = 0; i < batch.count; ++i) {
+    local.row(batch.weights[i], batch.gradients[i], batch.dim, out + i * batch.dim);
+  }
+}
+
+class TransformedGradients final : public Optimizer {
+ public:
+  TransformedGradients(const GradientTransform& transform, std::unique_ptr<Optimizer> optimizer)
+      : transform_(transform), optimizer_(std::move(optimizer)) {}
+  size_t state_floats(size_t dim) const override { return optimizer_->state_floats(dim); }
+  void init(float* state, size_t dim) const override { optimizer_->init(state, dim); }
+  bool divides_by_rate() const override { return optimizer_->divides_by_rate(); }
+  void steps(const Steps& batch) const override {
+    thread_local std::vector<float> floats;
+    thread_local std::vector<const float*> gradients;
+    floats.resize(batch.count * batch.dim);
+    gradients.resize(batch.count);
+    for (size_t i = 0; i < batch.count; ++i) gradients[i] = floats.data() + i * batch.dim;
+    transform_rows(transform_, batch, floats.data());
+    Steps transformed = batch;
+    transformed.gradients = gradients.data();
+    optimizer_->steps(transformed);
+  }
+
+ private:
+  const GradientTransform transform_;
+  const std::unique_ptr<Optimizer> optimizer_;
+};
+
+}  // namespace
+
+std::unique_ptr<Optimizer> with_transformed_gradients(HyperReader& hyper, std::unique_ptr<Optimizer> optimizer) {
+  const GradientTransform transform = {
+      hyper.non_negative("clip_value", 0), hyper.non_negative("clip_norm", 0), hyper.non_negative("weight_decay", 0)};
+  if (transform.nothing()) return optimizer;
+  return std::make_unique<TransformedGradients>(transform, std::move(optimizer));
+}
+
+}  // namespace monobeam
