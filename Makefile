@@ -23,13 +23,15 @@ CHECKED := $(patsubst %,-p monobeam.%,$(FOLDERS)) -p examples
 
 BEAM_VERSION := $(shell sed -n 's/^apache-beam==//p' constraints.txt)
 PRISM := .tools/bin/prism
+PEERS := .tools/peers
 MOVIELENS := .tools/data/recbole-1.2.1-py3-none-any.whl
 
 say = @printf '\033[1m==>\033[0m %s\n' "$(1)"
 # uv is ten times quicker than pip; where it cannot reach the packages (say, an index that only pip.conf knows) pip does it.
-install = { [ -x $(VENV)/bin/uv ] && VIRTUAL_ENV=$(VENV) $(VENV)/bin/uv pip install -q $(1) ; } || $(PY) -m pip install -q $(1)
+install_in = { [ -x $(VENV)/bin/uv ] && VIRTUAL_ENV=$(1) $(VENV)/bin/uv pip install -q $(2) ; } || $(1)/bin/python -m pip install -q $(2)
+install = $(call install_in,$(VENV),$(1))
 
-.PHONY: help setup prism data demo test lint types bench clean distclean
+.PHONY: help setup prism data demo test lint types bench peers clean distclean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*##  *\(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -60,6 +62,9 @@ bench: setup prism data  ## every benchmark: figures for people, then one line o
 	@for benchmark in benchmarks/*.py; do \
 	  case $$benchmark in */_*) continue;; esac; \
 	  printf '\033[1m==>\033[0m %s\n' "$$benchmark"; $(PY) -m "benchmarks.$$(basename "$$benchmark" .py)"; done
+
+peers: $(PEERS)/tfra/installed $(PEERS)/fbgemm/installed  ## what the table is measured beside: TFRA and fbgemm (7 GB)
+	@true
 
 clean:  ## what was built and run (keeps the environment and the data)
 	rm -rf build runs native/*.so *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis $(STAMPS)/native
@@ -97,6 +102,13 @@ $(STAMPS)/native: $(STAMPS)/packages setup.py $(wildcard native/*.cpp native/*.h
 # mypy sees the folders under the names that the installed package has.
 build/tree/monobeam:
 	@mkdir -p build/tree && ln -sfn ../.. $@
+
+# Each peer has its own idea of numpy and torch, so each has an environment. `make bench` does not need them.
+$(PEERS)/%/installed: benchmarks/_table/%.txt | $(STAMPS)/venv
+	$(call say,peers: $* in an environment of its own)
+	@[ -x $(@D)/bin/python ] || $(PYTHON) -m venv $(@D)
+	@$(call install_in,$(@D),-r $<)
+	@touch $@
 
 # ---- Prism and MovieLens ---------------------------------------------------------------------------------------------
 

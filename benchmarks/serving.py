@@ -26,10 +26,10 @@ import numpy.typing as npt
 import torch
 
 from monobeam.logs.log import open_log
-from monobeam.models.bridges import TABLE
 from monobeam.models.config import Config, parse
 from monobeam.models.deepfm import build
 from monobeam.models.features import HASH_SEED, SLOT_SHIFT
+from monobeam.models.tails import TABLE
 from monobeam.native import hash_ints
 from monobeam.store import dense
 from monobeam.store.sync import SYNC, SyncEvent, TableChange

@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from monobeam.join.settings import JoinSettings
-from monobeam.store.spec import SlotPolicy, StoreSpec, TableSpec
+from monobeam.models import tails
+from monobeam.models.tails import TABLE
+from monobeam.store.spec import StoreSpec, TableSpec
 
 if TYPE_CHECKING:
     from monobeam.models.config import Config
 
-TABLE = "embeddings"  # the one table of a model: all its slots have rows of the same width and optimizer
-
 
 def store_spec(config: Config) -> StoreSpec:
-    """One table with rows [linear weight | factors], and the policies of its slots."""
+    """A table with rows [linear weight | factors] and the policies of its slots, and the tables of their tails."""
     sparse = config.training.sparse
     table = TableSpec(
         name=TABLE,
@@ -24,13 +24,11 @@ def store_spec(config: Config) -> StoreSpec:
         hyper=sparse.hyper,
         seed=config.model.seed,
         init_scale=config.model.init_scale,
-        policies={
-            slot.slot: SlotPolicy(slot.admit_count, slot.admit_probability, slot.expire_us) for slot in config.slots
-        },
+        policies={slot.slot: tails.policy(slot) for slot in config.slots},
     )
     return StoreSpec(
         model=config.model.name,
-        tables=(table,),
+        tables=(table, *tails.tables(config)),
         shards=config.store.shards,
         sync_dtype=config.store.sync_dtype,
         example_retention_us=config.training.example_retention_us,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from monobeam.join.policy import POLICIES
 from monobeam.join.settings import JoinSettings, Label
-from monobeam.models import addresses, bridges, optimizers
+from monobeam.models import addresses, bridges, optimizers, tails
 from monobeam.models.optimizers import OptimizerConfig
 from monobeam.models.section import ConfigError, Section, quoted
 
@@ -96,7 +96,8 @@ class SlotConfig:
     """One categorical field: one feature, or a cross (every combination) of several.
 
     ``slot`` (1..32767) is the upper part of its ids and never changes; in the file it is by default the place in the
-    order of ``[[slots]]``, counted from 1. ``cast`` turns values into another type before hashing.
+    order of ``[[slots]]``, counted from 1. ``cast`` turns values into another type before hashing. ``tail``: what
+    stands for ids that are not admitted; composed tails have ``tail_rows`` shared rows in each of two partitions.
     """
 
     name: str
@@ -106,6 +107,8 @@ class SlotConfig:
     admit_count: int = 0
     admit_probability: float = 1.0
     expire_us: int = 0
+    tail: str = "none"
+    tail_rows: int = 0
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,10 @@ class NumericConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The torch model: ``dim`` factors for each id, ``hidden`` widths of the deep part, trained on ``label``."""
+    """The torch model: ``dim`` factors for each id, ``hidden`` widths of the deep part, trained on ``label``.
+
+    ``tail_dim``: factors of the rows of narrow tails.
+    """
 
     name: str
     label: str
@@ -129,6 +135,7 @@ class ModelConfig:
     hidden: tuple[int, ...] = (64, 64)
     seed: int = 0
     init_scale: float = 0.01
+    tail_dim: int = 4
 
 
 @dataclass(frozen=True)
@@ -166,7 +173,7 @@ class Config:
         yield from ((f"numerics[{place}].feature", numeric.feature) for place, numeric in enumerate(self.numerics))
 
     def store_spec(self) -> StoreSpec:
-        """The parameter store of this model: one table, whose rows are [linear weight | ``model.dim`` factors]."""
+        """The parameter store of this model: a table of rows [linear weight | ``dim`` factors], and those of tails."""
         return bridges.store_spec(self)
 
 
@@ -270,14 +277,19 @@ def _slot(section: Section, place: int) -> SlotConfig:
     expire_us = section.duration("expire", "0s")
     if 0 < expire_us < 1_000_000:
         raise section.error("expire", 'whole seconds count: must be at least "1s", or "0s" for never')
+    admit_count = section.integer("admit_count", 0, low=0, high=2**31 - 2)
+    admit_probability = section.number("admit_probability", 1.0, low=0.0, high=1.0)
+    tail, tail_rows = tails.read(section, admit_count, admit_probability)
     return SlotConfig(
         name=section.string("name", " x ".join(features)),
         features=features,
         slot=section.integer("slot", place, low=1, high=MAX_SLOT),
         cast=section.choice("cast", CASTS) if "cast" in section else None,
-        admit_count=section.integer("admit_count", 0, low=0, high=2**31 - 2),
-        admit_probability=section.number("admit_probability", 1.0, low=0.0, high=1.0),
+        admit_count=admit_count,
+        admit_probability=admit_probability,
         expire_us=expire_us,
+        tail=tail,
+        tail_rows=tail_rows,
     )
 
 
@@ -299,6 +311,7 @@ def _model(section: Section) -> ModelConfig:
         hidden=section.integers("hidden", ModelConfig.hidden, high=2**16),
         seed=section.integer("seed", ModelConfig.seed, low=0),
         init_scale=section.number("init_scale", ModelConfig.init_scale, low=0.0),
+        tail_dim=section.integer("tail_dim", ModelConfig.tail_dim, low=1, high=4096),
     )
 
 
@@ -324,6 +337,7 @@ def _check(config: Config) -> None:
         raise ConfigError(
             'training.corrections = "skip": must be train with join.policy = "at_once", or no example is positive'
         )
+    tails.check(config)
     _distinct("labels", "name", names)
     _distinct("slots", "name", [slot.name for slot in config.slots])
     _distinct("slots", "slot", [slot.slot for slot in config.slots])

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from monobeam.models.config import Config
+from monobeam.models.embedding import Embedding
 
 
 def parts(pooled: Tensor) -> tuple[Tensor, Tensor]:
@@ -19,7 +20,13 @@ def parts(pooled: Tensor) -> tuple[Tensor, Tensor]:
     return weights, factors
 
 
-class FactorizationMachine(nn.Module):
+class Model(nn.Module):
+    """What ``build`` gives: ``embedding`` makes the pooled vectors of which ``forward`` makes logits."""
+
+    embedding: Embedding
+
+
+class FactorizationMachine(Model):
     """``bias + sum_s w_s + sum_{s<t} <v_s, v_t>``, and a term in the numbers; without pairs: logistic regression.
 
     The pairs cost O(S k) by Rendle's identity (2010): ``(|sum_s v_s|^2 - sum_s |v_s|^2) / 2``. A bag of several ids
@@ -49,7 +56,7 @@ class FactorizationMachine(nn.Module):
         return logits
 
 
-class DeepFM(nn.Module):
+class DeepFM(Model):
     """A factorisation machine plus a tower of ReLU layers over the same factors, logits added (eq. 1 of the paper)."""
 
     def __init__(self, slots: int, numerics: int, dim: int, hidden: tuple[int, ...]) -> None:
@@ -72,16 +79,22 @@ class DeepFM(nn.Module):
         return logits
 
 
-def build(config: Config) -> nn.Module:
+def build(config: Config) -> Model:
     """The module of ``config.model.kind``; its first weights are a pure function of ``config.model.seed``."""
-    model, numerics = config.model, len(config.numerics)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(model.seed)
-        if model.kind == "lr":
-            return FactorizationMachine(numerics, pairs=False)
-        if model.kind == "fm":
-            return FactorizationMachine(numerics)
-        return DeepFM(len(config.slots), numerics, model.dim, model.hidden)
+        torch.manual_seed(config.model.seed)
+        model = _of_kind(config)
+        model.embedding = Embedding(config)
+    return model
+
+
+def _of_kind(config: Config) -> Model:
+    model, numerics = config.model, len(config.numerics)
+    if model.kind == "lr":
+        return FactorizationMachine(numerics, pairs=False)
+    if model.kind == "fm":
+        return FactorizationMachine(numerics)
+    return DeepFM(len(config.slots), numerics, model.dim, model.hidden)
 
 
 def set_bias(model: nn.Module, logit: float) -> None:

@@ -22,15 +22,16 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from monobeam.join.examples import CORRECTION, NEGATIVE
+from monobeam.models.admission import Admission
 from monobeam.models.arithmetic import fix_threads_and_order, training_arithmetic
 from monobeam.models.base_rate import BaseRate
-from monobeam.models.bridges import TABLE
 from monobeam.models.config import Config
 from monobeam.models.deepfm import build, set_bias
 from monobeam.models.dense import DenseWeights
 from monobeam.models.features import FeatureEncoder
 from monobeam.models.memory import keep_freed_memory
 from monobeam.models.reach import Reach
+from monobeam.models.rows import Lookups, Pulls
 from monobeam.models.window import BlockReport, Metrics, Window
 from monobeam.store import dense
 from monobeam.store.store import Store
@@ -53,6 +54,7 @@ class Trainer:
         self.store = store
         self.model = build(config)
         self._encoder = FeatureEncoder(config)
+        self._admission = Admission(config, store)
         self._dense = DenseWeights(self.model, config.training.dense)
         if (state := store.dense()) is not None:
             self._dense.restore(dense.decode(state))
@@ -85,11 +87,12 @@ class Trainer:
         return self._window.add(report)
 
     def score(self, block: pa.RecordBatch) -> npt.NDArray[np.float32]:
-        """Logits [B] of a block's rows. Reads only: an id that is not in the store counts as a row of zeros."""
+        """Logits [B] of a block's rows. Reads only: a row that is not in the store counts as zeros."""
         encoded = self._encoder.encode(block)
-        pooled = torch.from_numpy(self.store.lookup(TABLE, encoded.bags))
         with torch.no_grad():
-            logits: Tensor = self.model(self._by_slot(pooled, block.num_rows), torch.from_numpy(encoded.numeric))
+            with self.store.lock:
+                vectors = self.model.embedding(encoded.bags, Lookups(self.store))
+            logits: Tensor = self.model(vectors, torch.from_numpy(encoded.numeric))
         return logits.numpy()
 
     def commit(self, now_us: int, *, final: bool = False) -> tuple[list[SyncEvent], Metrics]:
@@ -164,17 +167,14 @@ class Trainer:
         training = self.config.training
         encoded = self._encoder.encode(block)
         labels, weights = (np.array(block.column(name)) for name in (self._label, "_weight"))
-        pulled = self.store.pull(TABLE, encoded.bags, now_s)
-        pooled = self._by_slot(torch.from_numpy(pulled.pooled), block.num_rows).requires_grad_()
-        logits = self.model(pooled, torch.from_numpy(encoded.numeric))
+        rows = Pulls(self.store, self._admission, now_s)
+        logits = self.model(self.model.embedding(encoded.bags, rows), torch.from_numpy(encoded.numeric))
         loss = binary_cross_entropy_with_logits(
             logits, torch.from_numpy(labels), torch.from_numpy(weights), reduction="sum"
         )
         self._dense.clear()
         torch.autograd.backward(loss)
-        assert pooled.grad is not None
-        gradients = np.ascontiguousarray(pooled.grad.numpy().reshape(pulled.pooled.shape))
-        self.store.push(pulled, gradients, training.sparse.rate(self._trained))
+        rows.push(training.sparse.rate(self._trained))
         self._dense.step(training.dense.rate(self._trained))
         self._base_rate.add(labels, weights)
         set_bias(self.model, self._base_rate.logit)
@@ -190,6 +190,3 @@ class Trainer:
             ids=len(encoded.bags.keys),
             loss=loss.item(),
         )
-
-    def _by_slot(self, pooled: Tensor, rows: int) -> Tensor:
-        return pooled.view(len(self.config.slots), rows, pooled.shape[1])

@@ -4,6 +4,7 @@ import numpy as np
 import numpy.typing as npt
 
 Keys = npt.NDArray[np.uint64]
+AnyKeys = npt.NDArray[np.uint64] | npt.NDArray[np.int64]
 Handles = npt.NDArray[np.uint32]
 Offsets = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
@@ -24,7 +25,8 @@ def hash_ints(values: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.uint64
 class Table:
     """Rows of `dim` numbers with optimizer state by uint64 key: a collisionless cuckoo table.
 
-    Every uint64 is a key. Arrays must have exactly the dtype given here and be C-contiguous; nothing is converted.
+    Every uint64 is a key; int64 arrays of keys are read as the same 64 bits (-1 is 2**64 - 1), and keys come out as
+    uint64. Arrays must have exactly the dtype given here and be C-contiguous; nothing is converted.
     Embeddings go in and out as float32, whatever the rows hold. All results are a pure function of the sequence of
     calls. Every method may be called from any thread; reading methods run beside one that changes the table, and see
     each row before or after an update, never in between. A handle is valid until its key is erased or expires.
@@ -61,7 +63,7 @@ class Table:
             pending_limit: keys that may wait for admission at a time, 16 bytes each; beyond it old ones are forgotten.
             row_format: of embeddings in memory: fp32; fp16 or bf16, rounded stochastically at each step (Gupta et al.
                 2015); int8 with a scale for each row, for serving, where nothing is learnt. State is always float32.
-            memory_limit: bytes of index and rows; 0: what the machine has.
+            memory_limit: bytes of index and rows, as memory_bytes counts them; 0: what the machine has.
         """
 
     @staticmethod
@@ -74,7 +76,9 @@ class Table:
     def save(self, path: str, progress: Progress | None = None) -> None:
         """Write the table as it is now, while other threads go on changing it: none waits for more than 2 ms.
 
-        The file is replaced when all of it is on disk. OSError for the file system.
+        The file is replaced when all of it is on disk. `progress(done, all)` is told bytes now and then, and may do
+        anything with the table but clear() or save() it; what it raises ends the work. OSError for the file system,
+        MemoryError where there is none for rows that change meanwhile; the old file stays then.
         """
 
     def set_policy(
@@ -92,10 +96,16 @@ class Table:
         Sightings of a key without a row are forgotten `pending_seconds` after the last one (0: like rows).
         """
 
-    def find_or_insert(self, keys: Keys, now: int) -> Handles:
+    def reserve(self, rows: int) -> None:
+        """Have memory for `rows` rows in all ready, so that their first use costs no page fault.
+
+        Growth never pauses; but on a virtual machine the first use of a page may take some milliseconds.
+        """
+
+    def find_or_insert(self, keys: AnyKeys, now: int) -> Handles:
         """Count a sighting of each key [N] at `now` seconds; handles uint32[N], NONE where there is no row yet."""
 
-    def find(self, keys: Keys) -> Handles:
+    def find(self, keys: AnyKeys) -> Handles:
         """Handles uint32[N] of keys [N], NONE where there is no row."""
 
     def gather(self, handles: Handles, out: Floats | None = None) -> Floats:
@@ -104,10 +114,10 @@ class Table:
     def gather_pooled(self, handles: Handles, offsets: Offsets, out: Floats | None = None) -> Floats:
         """Sum the embeddings of each bag in order: float32[M, dim]."""
 
-    def lookup(self, keys: Keys, out: Floats | None = None) -> tuple[Floats, npt.NDArray[np.bool_]]:
+    def lookup(self, keys: AnyKeys, out: Floats | None = None) -> tuple[Floats, npt.NDArray[np.bool_]]:
         """Embeddings float32[N, dim] of keys [N], zeros where there is no row, and bool[N] whether there is one."""
 
-    def lookup_pooled(self, keys: Keys, offsets: Offsets, out: Floats | None = None) -> Floats:
+    def lookup_pooled(self, keys: AnyKeys, offsets: Offsets, out: Floats | None = None) -> Floats:
         """Sum the embeddings of each bag of keys in order: float32[M, dim]."""
 
     def apply(self, handles: Handles, gradients: Floats, learning_rate: float) -> None:
@@ -128,20 +138,20 @@ class Table:
     def clear_touched(self) -> None:
         """Start touched() and expired() anew; without it the table remembers every key that it erased."""
 
-    def export_rows(self, keys: Keys) -> Bytes:
+    def export_rows(self, keys: AnyKeys) -> Bytes:
         """Rows as bytes, uint8[N, row_bytes]; ValueError if a key has no row.
 
         Little endian: float32[dim] embedding, float32[state_floats], uint32 last seen (seconds), uint32 0, uint64
         update count.
         """
 
-    def import_rows(self, keys: Keys, rows: Bytes) -> None:
+    def import_rows(self, keys: AnyKeys, rows: Bytes) -> None:
         """Insert or overwrite rows [N, row_bytes]; they are neither touched nor subject to admission."""
 
-    def import_values(self, keys: Keys, values: Floats) -> None:
+    def import_values(self, keys: AnyKeys, values: Floats) -> None:
         """Insert or overwrite embeddings [N, dim]; optimizer state becomes zero."""
 
-    def erase(self, keys: Keys) -> int:
+    def erase(self, keys: AnyKeys) -> int:
         """Erase keys; returns how many had a row."""
 
     def expire(self, now: int, budget: int) -> Keys:
@@ -163,7 +173,7 @@ class Table:
         """Counters.
 
         buckets, pending (keys waiting for admission), overflowing (keys outside buckets), forgotten (pending keys
-        dropped at the limit), splits and moves in all, most_splits, most_moves and most_searched by one insert.
+        dropped at the limit), most_saved (bytes that save() copied while others waited, at most), splits and moves in all, most_splits, most_moves and most_searched by one insert.
         """
 
     def __len__(self) -> int: ...

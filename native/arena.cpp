@@ -25,11 +25,13 @@ Arena::Arena(size_t bytes_per_row, Budget& budget)
       bytes_per_row_(bytes_per_row),
       stride_((bytes_per_row + 15) / 16 * 16),
       shift_(chunk_shift(stride_)),
-      memory_(std::min(kMaxRows * stride_, kMostReserved) + kHugePage),
+      memory_(Reservation::at_most(std::min(kMaxRows * stride_, kMostReserved) + kHugePage)),
       data_(reinterpret_cast<uint8_t*>(memory_.data())),
       capacity_(stride_ == 0 ? kMaxRows : std::min<uint64_t>(kMaxRows, memory_.bytes() / chunk_bytes() << shift_)),
-      notes_memory_(capacity_ * sizeof(uint16_t)),
-      notes_(reinterpret_cast<uint16_t*>(notes_memory_.data())) {}
+      notes_memory_(Reservation::at_most(std::max(capacity_ * sizeof(uint16_t), kHugePage))),
+      notes_(reinterpret_cast<uint16_t*>(notes_memory_.data())) {
+  capacity_ = std::min<uint64_t>(capacity_, notes_memory_.bytes() / sizeof(uint16_t) >> shift_ << shift_);
+}
 
 size_t Arena::bytes() const {
   size_t used = 0;
@@ -43,6 +45,7 @@ void Arena::add_chunk() {
     throw TableFull("it holds at most " + std::to_string(capacity_) + " rows");
   }
   const size_t number = chunks_.size();
+  if (number == chunks_.capacity()) chunks_.reserve(2 * number + 8);  // what can fail comes first
   open_.insert(static_cast<uint32_t>(number));
   chunks_.push_back({});
   if (number > 0 && stride_ > 0) memory_.want_huge_pages(number * chunk_bytes(), chunk_bytes());
@@ -50,30 +53,37 @@ void Arena::add_chunk() {
   if (notes % kHugePage == 0) notes_memory_.want_huge_pages(notes, kHugePage);
 }
 
+void Arena::populate(uint64_t rows) {
+  const uint64_t wanted = std::min(rows, capacity_);
+  if (wanted <= limit()) return;
+  memory_.populate(limit() * stride_, (wanted - limit()) * stride_);
+  notes_memory_.populate(limit() * sizeof(uint16_t), (wanted - limit()) * sizeof(uint16_t));
+}
+
 void Arena::release(uint32_t row) {
+  const uint32_t number = row >> shift_;
+  Chunk& chunk = chunks_[number];
+  if (chunk.live == rows_per_chunk()) open_.insert(number);  // what can fail comes first
   keep(row);
   set_updates(row, 0);
   touched_ -= touched(row);
   notes_[row] = 0;
   std::memset(this->row(row), 0, bytes_per_row_);
-  const uint32_t number = row >> shift_;
-  Chunk& chunk = chunks_[number];
   chunk.first_free = std::min(chunk.first_free, row & (rows_per_chunk() - 1));
-  if (chunk.live == rows_per_chunk()) open_.insert(number);
   --chunk.live;
   --size_;
   if (chunk.live > 0) return;
   memory_.give_back(number * chunk_bytes(), chunk_bytes());
-  budget_.give(chunk_bytes());
+  budget_.give(chunk_cost());
 }
 
 void Arena::set_updates(uint32_t row, uint64_t updates) {
-  notes_[row] = static_cast<uint16_t>((notes_[row] & ~kCount) | (updates & kCount));
   if (updates > kCount) {
     carries_[row] = updates & ~uint64_t{kCount};
   } else if (!carries_.empty()) {
     carries_.erase(row);
   }
+  notes_[row] = static_cast<uint16_t>((notes_[row] & ~kCount) | (updates & kCount));
 }
 
 void Arena::clear_touched(Bits* touched) {
@@ -81,13 +91,14 @@ void Arena::clear_touched(Bits* touched) {
     for_each([&](uint32_t row) {
       if (this->touched(row)) touched->set(row);
     });
+    touched_before_ = touched;
   }
   for (size_t row = 0, end = limit(); row < end; ++row) notes_[row] &= static_cast<uint16_t>(~kTouched);
   touched_ = 0;
 }
 
 void Arena::reset() {
-  for (const Chunk& chunk : chunks_) budget_.give(chunk.live > 0 ? chunk_bytes() : 0);
+  for (const Chunk& chunk : chunks_) budget_.give(chunk.live > 0 ? chunk_cost() : 0);
   memory_.give_back(0, chunks_.size() * chunk_bytes());
   notes_memory_.give_back(0, limit() * sizeof(uint16_t));
   carries_.clear();
@@ -121,8 +132,8 @@ void Arena::check() const {
   }
   if (live_rows != size_) throw std::runtime_error("arena: wrong number of live rows");
   if (touched_rows != touched_) throw std::runtime_error("arena: wrong number of touched rows");
-  for (const auto& [row, carry] : carries_) {
-    if (!live(row) || carry == 0) throw std::runtime_error("arena: a carry without a row or a value");
+  for (const auto& carry : carries_) {
+    if (!live(carry.first)) throw std::runtime_error("arena: a count without a row");
   }
 }
 

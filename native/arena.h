@@ -64,6 +64,9 @@ class Arena {
   }
   void release(uint32_t row);
 
+  // Has memory for as many rows in all ready: their first use then costs no page fault.
+  void populate(uint64_t rows);
+
   // For whoever writes the bytes of a row, or its count.
   void keep(uint32_t row) {
     if (before_ == nullptr) return;
@@ -76,9 +79,9 @@ class Arena {
     uint16_t& note = notes_[row];
     if ((note & kLive) == 0) return false;
     keep(row);
-    touched_ += (note & kTouched) == 0;
     const uint32_t sum = (note & kCount) + occurrences;
     if (sum > kCount) carries_[row] += sum & ~uint32_t{kCount};
+    touched_ += (note & kTouched) == 0;
     note = static_cast<uint16_t>(kLive | kTouched | (sum & kCount));
     return true;
   }
@@ -86,11 +89,12 @@ class Arena {
   // Any number will do. Inlined by force: gcc takes a call that only prefetches for one without effect, and drops it.
   MONOBEAM_INLINE void prefetch(uint32_t row) const {
     const char* data = reinterpret_cast<const char*>(this->row(row));
-    for (size_t at = 0; at < stride_ && at < kMostPrefetched; at += 64) __builtin_prefetch(data + at);
+    for (size_t at = 0; at < stride_ && at < kMostPrefetched; at += 64) __builtin_prefetch(data + at, 1, 2);
   }
-  MONOBEAM_INLINE void prefetch_note(uint32_t row) const { __builtin_prefetch(&notes_[row], 1); }
+  MONOBEAM_INLINE void prefetch_note(uint32_t row) const { __builtin_prefetch(&notes_[row], 1, 2); }
 
-  // Forgets which rows were touched; if given, `touched` gets a bit for each of them.
+  // Forgets which rows were touched; if given, `touched` gets a bit for each of them, which rows that are put aside from
+  // then on take along.
   void clear_touched(Bits* touched);
 
   // Calls visit(row) in rising order.
@@ -117,7 +121,10 @@ class Arena {
 
   // From now on, rows are put aside before they change (see BeforeImages); null: no longer. An image is a RowNote and
   // the bytes.
-  void watch(BeforeImages* before) { before_ = before; }
+  void watch(BeforeImages* before) {
+    before_ = before;
+    touched_before_ = nullptr;
+  }
   size_t image_bytes() const { return sizeof(RowNote) + (bytes_per_row_ + 7) / 8 * 8; }
 
   void check() const;
@@ -134,6 +141,7 @@ class Arena {
   static constexpr size_t kCarryBytes = 48;  // a node of the map
 
   size_t chunk_bytes() const { return stride_ << shift_; }
+  size_t chunk_cost() const { return chunk_bytes() + (sizeof(uint16_t) << shift_) + sizeof(Chunk); }
   void add_chunk();
 
   uint32_t lowest_free(uint32_t number) {
@@ -145,7 +153,7 @@ class Arena {
 
   void occupy(uint32_t row) {
     Chunk& chunk = chunks_[row >> shift_];
-    if (chunk.live == 0) budget_.take(chunk_bytes());
+    if (chunk.live == 0) budget_.take(chunk_cost());
     notes_[row] = kLive;
     ++chunk.live;
     ++size_;
@@ -158,7 +166,7 @@ class Arena {
   }
 
   void put_aside(uint32_t row, uint8_t* image) const {
-    const RowNote note = {updates(row), touched(row)};
+    const RowNote note = {updates(row), touched_before_ != nullptr ? touched_before_->test(row) : touched(row)};
     std::memcpy(image, &note, sizeof(note));
     std::memcpy(image + sizeof(note), this->row(row), bytes_per_row_);
   }
@@ -178,6 +186,7 @@ class Arena {
   size_t size_ = 0;
   uint64_t touched_ = 0;  // rows
   BeforeImages* before_ = nullptr;
+  const Bits* touched_before_ = nullptr;  // at the moment of before_, if clear_touched() was called since
 };
 
 }  // namespace monobeam

@@ -81,6 +81,15 @@ Span<const T> vector(const Array& array, const char* name) {
   return {static_cast<const T*>(array.data()), array.size()};
 }
 
+// Keys are 64 bits: an int64 is the key that uint64 gives its bits.
+inline Span<const uint64_t> keys_of(const Array& array) {
+  if (array.dtype() == nb::dtype<int64_t>()) {
+    const Span<const int64_t> keys = vector<int64_t>(array, "keys");
+    return {reinterpret_cast<const uint64_t*>(keys.data), keys.size};
+  }
+  return vector<uint64_t>(array, "keys");
+}
+
 template <typename T>
 const T* matrix(const Array& array, const char* name, size_t rows, size_t columns) {
   if (array.dtype() != nb::dtype<T>() || array.ndim() != 2 || array.device_type() != nb::device::cpu::value) {
@@ -95,16 +104,13 @@ const T* matrix(const Array& array, const char* name, size_t rows, size_t column
   return static_cast<const T*>(array.data());
 }
 
-// The same for results: numpy's read-only arrays are refused.
+// The same for results: read-only arrays of numpy are refused; those of others cannot be told from the rest.
 template <typename T>
 T* writable_matrix(const Array& array, const char* name, size_t rows, size_t columns) {
   const T* data = matrix<T>(array, name, rows, columns);
-  PyObject* flags = nullptr;
   const nb::object owner = nb::cast(array);
-  flags = PyObject_GetAttrString(owner.ptr(), "flags");
-  if (flags == nullptr) throw nb::python_error();
-  const nb::object held = nb::steal(flags);
-  if (!nb::cast<bool>(held.attr("writeable"))) throw std::invalid_argument(std::string(name) + " is read-only");
+  const bool writable = !nb::hasattr(owner, "flags") || nb::cast<bool>(owner.attr("flags").attr("writeable"));
+  if (!writable) throw std::invalid_argument(std::string(name) + " is read-only");
   return const_cast<T*>(data);
 }
 

@@ -4,60 +4,79 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <unordered_map>
+#include <new>
+#include <utility>
 #include <vector>
 
 #include "bits.h"
+#include "mapping.h"
 
 namespace monobeam {
 
 // How numbered units of memory looked at a moment. Whoever is about to change one puts it aside first; whoever reads
 // the moment, unit after unit, takes what was put aside or else the unit itself, and marks it as passed, so that nobody
-// puts it aside any more. Not thread-safe.
+// puts it aside any more. Whoever changes a unit cannot fail for the sake of the moment: where there is no memory to
+// put something aside, the moment is lost. Nothing here takes longer the more was put aside. Not thread-safe.
 class BeforeImages {
  public:
   // `units` of `bytes` each.
-  BeforeImages(uint64_t units, size_t bytes) : units_(units), bytes_(bytes), done_(units) {}
+  BeforeImages(uint64_t units, size_t bytes)
+      : units_(units),
+        bytes_(bytes),
+        per_block_(static_cast<uint32_t>(kBlock / bytes + 1)),
+        done_(units),
+        numbers_memory_(units * sizeof(uint32_t)),
+        numbers_(reinterpret_cast<uint32_t*>(numbers_memory_.data())) {}
 
   // Where to copy the unit to before it changes; null if that is not needed, or not any more.
-  uint8_t* keep(uint64_t unit) {
-    if (unit >= units_ || done_.test(unit)) return nullptr;
-    if (blocks_.empty() || left_ == 0) {
-      const size_t images = kBlock / bytes_ + 1;
-      blocks_.push_back(std::make_unique<uint8_t[]>(images * bytes_));
-      left_ = images;
-      next_ = blocks_.back().get();
+  uint8_t* keep(uint64_t unit) noexcept {
+    if (unit >= units_ || done_.test(unit) || lost_) return nullptr;
+    try {
+      if (count_ == blocks_.size() * per_block_) add_block();
+    } catch (const std::bad_alloc&) {
+      lost_ = true;
+      return nullptr;
     }
-    images_[unit] = next_;
-    done_.set(unit);  // last, as all of the above can run out of memory
-    --left_;
-    next_ += bytes_;
-    return images_[unit];
+    done_.set(unit);
+    numbers_[unit] = ++count_;
+    return place(count_);
   }
+
+  bool lost() const { return lost_; }
 
   // Marks a unit that did not exist at the moment.
   void absent(uint64_t unit) {
     if (unit < units_) done_.set(unit);
   }
 
-  // True: the unit is as it was, read it now. False: read image(), which is null for an absent unit.
-  bool pass(uint64_t unit) { return !done_.set(unit); }
+  // Whether the unit is as it was: read it, then pass it. If not, read image(), which is null for an absent unit.
+  bool intact(uint64_t unit) const { return !done_.test(unit); }
+  void pass(uint64_t unit) { done_.set(unit); }
 
-  const uint8_t* image(uint64_t unit) const {
-    const auto found = images_.find(unit);
-    return found == images_.end() ? nullptr : found->second;
-  }
+  const uint8_t* image(uint64_t unit) const { return numbers_[unit] == 0 ? nullptr : place(numbers_[unit]); }
 
  private:
   static constexpr size_t kBlock = size_t{1} << 18;
 
+  void add_block() {
+    std::unique_ptr<uint8_t[]> block(new uint8_t[per_block_ * bytes_]);
+    blocks_.push_back(std::move(block));
+  }
+
+  // Images are numbered from 1.
+  uint8_t* place(uint32_t number) const {
+    return blocks_[(number - 1) / per_block_].get() + (number - 1) % per_block_ * bytes_;
+  }
+
   uint64_t units_;
   size_t bytes_;
+  uint32_t per_block_;
   Bits done_;
-  std::unordered_map<uint64_t, uint8_t*> images_;
+  Reservation numbers_memory_;
+  uint32_t* numbers_;  // of the image of each unit
   std::vector<std::unique_ptr<uint8_t[]>> blocks_;
-  uint8_t* next_ = nullptr;
-  size_t left_ = 0;
+  uint32_t count_ = 0;  // images
+  bool lost_ = false;
 };
 
 }  // namespace monobeam

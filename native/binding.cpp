@@ -25,6 +25,7 @@ using monobeam::Result;
 using monobeam::Span;
 using monobeam::Table;
 using monobeam::Vector;
+using monobeam::keys_of;
 using monobeam::matrix;
 using monobeam::vector;
 using monobeam::writable_matrix;
@@ -66,9 +67,11 @@ void set_policy(Table& table, int64_t slot, int64_t admit_count, double admit_pr
   if (admit_count < 0 || admit_count > monobeam::kMaxPending) {
     throw std::invalid_argument("admit_count " + std::to_string(admit_count) + " must be in [0, 2^31 - 2]");
   }
-  table.set_policy(static_cast<uint32_t>(slot), {static_cast<uint32_t>(admit_count), admit_probability,
-                                                 seconds(expire_seconds, "expire_seconds"),
-                                                 seconds(pending_seconds, "pending_seconds")});
+  const monobeam::SlotPolicy policy = {static_cast<uint32_t>(admit_count), admit_probability,
+                                       seconds(expire_seconds, "expire_seconds"),
+                                       seconds(pending_seconds, "pending_seconds")};
+  nb::gil_scoped_release release;
+  table.set_policy(static_cast<uint32_t>(slot), policy);
 }
 
 // Where results go: into the array that the caller gave, or into a new one.
@@ -91,7 +94,7 @@ class Destination {
 };
 
 Vector<uint32_t> find_or_insert(Table& table, const Array& keys, int64_t now) {
-  const auto in = vector<uint64_t>(keys, "keys");
+  const auto in = keys_of(keys);
   const uint32_t at = seconds(now, "now");
   Result<uint32_t> handles(in.size);
   {
@@ -102,7 +105,7 @@ Vector<uint32_t> find_or_insert(Table& table, const Array& keys, int64_t now) {
 }
 
 Vector<uint32_t> find(const Table& table, const Array& keys) {
-  const auto in = vector<uint64_t>(keys, "keys");
+  const auto in = keys_of(keys);
   Result<uint32_t> handles(in.size);
   {
     nb::gil_scoped_release release;
@@ -134,7 +137,7 @@ nb::object gather_pooled(const Table& table, const Array& handles, const Array& 
 }
 
 nb::tuple lookup(const Table& table, const Array& keys, const std::optional<Array>& out) {
-  const auto in = vector<uint64_t>(keys, "keys");
+  const auto in = keys_of(keys);
   Destination<float> rows(out, in.size, table.dim());
   Result<bool> found(in.size);
   {
@@ -146,7 +149,7 @@ nb::tuple lookup(const Table& table, const Array& keys, const std::optional<Arra
 
 nb::object lookup_pooled(const Table& table, const Array& keys, const Array& offsets,
                          const std::optional<Array>& out) {
-  const auto in = vector<uint64_t>(keys, "keys");
+  const auto in = keys_of(keys);
   const auto bags = vector<int64_t>(offsets, "offsets");
   Destination<float> rows(out, bags_of(bags), table.dim());
   {
@@ -216,13 +219,13 @@ Vector<uint64_t> expire(Table& table, int64_t now, int64_t budget) {
 }
 
 size_t erase(Table& table, const Array& keys) {
-  const auto in = vector<uint64_t>(keys, "keys");
+  const auto in = keys_of(keys);
   nb::gil_scoped_release release;
   return table.erase(in);
 }
 
 Matrix<uint8_t> export_rows(const Table& table, const Array& keys) {
-  const auto in = vector<uint64_t>(keys, "keys");
+  const auto in = keys_of(keys);
   Result<uint8_t> rows(in.size * table.row_bytes());
   {
     nb::gil_scoped_release release;
@@ -232,26 +235,31 @@ Matrix<uint8_t> export_rows(const Table& table, const Array& keys) {
 }
 
 void import_rows(Table& table, const Array& keys, const Array& rows) {
-  const auto in = vector<uint64_t>(keys, "keys");
+  const auto in = keys_of(keys);
   const uint8_t* bytes = matrix<uint8_t>(rows, "rows", in.size, table.row_bytes());
   nb::gil_scoped_release release;
   table.import_rows(in, bytes);
 }
 
 void import_values(Table& table, const Array& keys, const Array& values) {
-  const auto in = vector<uint64_t>(keys, "keys");
+  const auto in = keys_of(keys);
   const float* floats = matrix<float>(values, "values", in.size, table.dim());
   nb::gil_scoped_release release;
   table.import_values(in, floats);
 }
 
 nb::dict stats(const Table& table) {
-  const monobeam::TableStats stats = table.stats();
+  monobeam::TableStats stats = {};
+  {
+    nb::gil_scoped_release release;
+    stats = table.stats();
+  }
   nb::dict result;
   result["buckets"] = stats.buckets;
   result["pending"] = stats.pending;
   result["overflowing"] = stats.overflowing;
   result["forgotten"] = stats.forgotten;
+  result["most_saved"] = stats.most_saved;
   result["splits"] = stats.work.splits;
   result["moves"] = stats.work.moves;
   result["most_splits"] = stats.work.most_splits;
@@ -333,6 +341,7 @@ NB_MODULE(_core, m) {
       .def("save", save, "path"_a, "progress"_a = nb::none())
       .def("set_policy", set_policy, "slot"_a, "admit_count"_a = 0, "admit_probability"_a = 1.0,
            "expire_seconds"_a = 0, "pending_seconds"_a = 0)
+      .def("reserve", &Table::reserve, "rows"_a, nb::call_guard<nb::gil_scoped_release>())
       .def("find_or_insert", find_or_insert, "keys"_a, "now"_a)
       .def("find", find, "keys"_a)
       .def("gather", gather, "handles"_a, "out"_a = nb::none())

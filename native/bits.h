@@ -24,7 +24,6 @@ class Bits {
     return before;
   }
 
-  void set_all(uint64_t limit) { std::fill_n(words_, limit / 64 + 1, ~uint64_t{0}); }
   void clear_all(uint64_t limit) { std::fill_n(words_, limit / 64 + 1, uint64_t{0}); }
 
   // Calls visit(number) for the bits below the limit that are set, in rising order.

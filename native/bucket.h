@@ -43,6 +43,12 @@ MONOBEAM_INLINE uint32_t and_of(Lanes32 lanes) {
   return lanes[0] & lanes[1];
 }
 
+// The bits that any of them has.
+MONOBEAM_INLINE uint32_t or_of(Lanes32 lanes) {
+  lanes |= Lanes32{lanes[2], lanes[3], lanes[0], lanes[1]};
+  return lanes[0] | lanes[1];
+}
+
 struct alignas(64) Bucket {
   uint64_t key[kSlots];
   uint32_t row[kSlots];
@@ -60,6 +66,14 @@ struct alignas(64) Bucket {
     return and_of(Lanes32{0, 1, 2, 3} | ~here);
   }
 
+  // The same for one key at a time, which nearly always is not here.
+  MONOBEAM_INLINE uint32_t scan(uint64_t wanted) const {
+    for (uint32_t slot = 0; slot < kSlots; ++slot) {
+      if (key[slot] == wanted && row[slot] != kEmpty) return slot;
+    }
+    return kSlots;
+  }
+
   // Like get(), and moves the last-seen time of a key with a row forward to `now`. A line that says nothing new is not
   // written.
   MONOBEAM_INLINE uint32_t stamp(uint64_t wanted, uint32_t now) {
@@ -72,7 +86,7 @@ struct alignas(64) Bucket {
 
   // A bit for each free slot.
   MONOBEAM_INLINE uint32_t free_slots() const {
-    return (row[0] == kEmpty) | (row[1] == kEmpty) << 1 | (row[2] == kEmpty) << 2 | (row[3] == kEmpty) << 3;
+    return or_of(reinterpret_cast<Lanes32>(rows() == kEmpty) & Lanes32{1, 2, 4, 8});
   }
 
   int used() const {

@@ -18,16 +18,16 @@ int count_bits(uint32_t four) { return 0x4332322132212110 >> four * 4 & 15; }
 
 Buckets::Buckets(Budget& budget)
     : budget_(budget),
-      memory_(kMostBytes),
+      memory_(Reservation::at_most(kMostBytes)),
       buckets_(reinterpret_cast<Bucket*>(memory_.data())),
-      marks_(memory_.bytes() / sizeof(Bucket)) {
+      marks_(memory_.bytes() / sizeof(Bucket) / kMarked) {
   reset();
 }
 
 void Buckets::reset() {
-  budget_.give((size_t{count_} + kPageful - 1) / kPageful * kPage);
+  budget_.give((size_t{count_} + kPageful - 1) / kPageful * kPageCost);
   memory_.give_back(0, size_t{count_} * sizeof(Bucket));
-  marks_.clear_all(count_);
+  clear_marks();
   overflow_.clear();
   drained_ = 0;
   size_ = 0;
@@ -44,20 +44,23 @@ void Buckets::resize(uint32_t buckets) {
 
 // --- inserting and erasing -----------------------------------------------------------------------------------------
 
-Slot Buckets::insert(uint64_t key, uint32_t row, uint32_t seen) {
-  const InsertWork before = work_;
-  if (size_ + 1 > count_ * kLoad) split();
-  const Slot slot = place(key, row, seen);
+Slot Buckets::insert(uint64_t key, uint64_t hash, uint32_t row, uint32_t seen) {
+  const bool full = size_ + 1 > count_ * kLoad;
+  if (full) split();
+  work_.most_splits = std::max<uint32_t>(work_.most_splits, full);
+  const Choice choice = choose_by(hash);
+  Place place = free_place(choice);
+  if (place.slot < 0) place = make_room(choice);
   ++size_;
-  work_.most_splits = std::max<uint32_t>(work_.most_splits, work_.splits - before.splits);
-  work_.most_moves = std::max<uint32_t>(work_.most_moves, work_.moves - before.moves);
-  return slot;
+  if (place.slot >= 0) return put(place, key, row, seen);
+  Entry& entry = overflow_[key] = {row, seen};
+  return {&entry.row, &entry.seen};
 }
 
 bool Buckets::erase(uint64_t key) {
   const Choice choice = choose(key);
   for (const uint32_t bucket : {choice.first, choice.second}) {
-    const uint32_t slot = at(bucket).find(key);
+    const uint32_t slot = at(bucket).scan(key);
     if (slot >= kSlots) continue;
     edit(bucket).row[slot] = kEmpty;
     --size_;
@@ -73,27 +76,21 @@ Slot Buckets::find_overflowing(uint64_t key) {
   return found == overflow_.end() ? Slot{} : Slot{&found->second.row, &found->second.seen};
 }
 
-Slot Buckets::place(uint64_t key, uint32_t row, uint32_t seen) {
-  const Choice choice = choose(key);
-  if (const Slot slot = place_free(key, choice, row, seen)) return slot;
-  if (make_room(choice)) return place_free(key, choice, row, seen);
-  Entry& entry = overflow_[key] = {row, seen};
-  return {&entry.row, &entry.seen};
-}
-
-// Into the emptier of the two buckets, which keeps displacements rare.
-Slot Buckets::place_free(uint64_t key, Choice choice, uint32_t row, uint32_t seen) {
+// In the emptier of the two buckets, which keeps displacements rare.
+Buckets::Place Buckets::free_place(Choice choice) const {
   const uint32_t first = at(choice.first).free_slots(), second = at(choice.second).free_slots();
   const bool take_second = count_bits(second) > count_bits(first);
-  const uint32_t free = take_second ? second : first, bucket = take_second ? choice.second : choice.first;
-  if (free == 0) return {};
-  const int slot = __builtin_ctz(free);
-  Bucket& target = edit(bucket);
-  target.key[slot] = key;
-  target.row[slot] = row;
-  target.seen[slot] = seen;
-  mark(bucket);
-  return slot_of_bucket(bucket, slot);
+  const uint32_t free = take_second ? second : first;
+  return {take_second ? choice.second : choice.first, free == 0 ? -1 : __builtin_ctz(free)};
+}
+
+Slot Buckets::put(Place place, uint64_t key, uint32_t row, uint32_t seen) {
+  Bucket& target = edit(place.bucket);
+  target.key[place.slot] = key;
+  target.row[place.slot] = row;
+  target.seen[place.slot] = seen;
+  mark(place.bucket);
+  return slot_of_bucket(place.bucket, place.slot);
 }
 
 // --- growth --------------------------------------------------------------------------------------------------------
@@ -102,10 +99,15 @@ void Buckets::append_bucket() {
   if (size_t{count_ + 1} * sizeof(Bucket) > memory_.bytes()) {
     throw TableFull("its index has room for " + std::to_string(count_ * kLoad) + " keys");
   }
-  if (count_ % kPageful == 0) budget_.take(kPage);
+  if (count_ % kPageful == 0) budget_.take(kPageCost);
   if (count_ % kHuge == 0 && count_ > 0) memory_.want_huge_pages(size_t{count_} * sizeof(Bucket), kHugePage);
   ++count_;
   buckets_[count_ - 1].clear();
+}
+
+void Buckets::populate(uint64_t keys) {
+  const uint64_t wanted = std::min(keys / kLoad + 1, memory_.bytes() / sizeof(Bucket));
+  if (wanted > count_) memory_.populate(size_t{count_} * sizeof(Bucket), (wanted - count_) * sizeof(Bucket));
 }
 
 // Splits the next bucket in turn into itself and a new one at the end. Each entry has a bucket to go to by its own
@@ -134,16 +136,23 @@ void Buckets::drain() {
     auto entry = overflow_.upper_bound(drained_);
     if (entry == overflow_.end()) entry = overflow_.begin();
     drained_ = entry->first;
-    if (place_free(entry->first, choose(entry->first), entry->second.row, entry->second.seen)) overflow_.erase(entry);
+    const Place place = free_place(choose(entry->first));
+    if (place.slot < 0) continue;
+    put(place, entry->first, entry->second.row, entry->second.seen);
+    overflow_.erase(entry);
   }
 }
 
-// Breadth-first search for the shortest chain of moves that frees a slot in one of the two (full) buckets.
-bool Buckets::make_room(Choice choice) {
+// Breadth-first search for the shortest chain of moves that frees a place in one of the two (full) buckets.
+Buckets::Place Buckets::make_room(Choice choice) {
   Step steps[kMaxSearch];
   int found = 0;
-  steps[found++] = {choice.first, -1, -1};
-  if (choice.second != choice.first) steps[found++] = {choice.second, -1, -1};
+  const auto look_from = [&](uint32_t bucket, int parent, int slot) {
+    const bool known = std::any_of(steps, steps + found, [&](const Step& step) { return step.bucket == bucket; });
+    if (found < kMaxSearch && !known) steps[found++] = {bucket, parent, slot};
+  };
+  look_from(choice.first, -1, -1);
+  look_from(choice.second, -1, -1);
   for (int head = 0; head < found; ++head) {
     const uint32_t bucket = steps[head].bucket;
     uint32_t next[kSlots];
@@ -152,29 +161,28 @@ bool Buckets::make_room(Choice choice) {
       __builtin_prefetch(&at(next[slot]));
     }
     for (int slot = 0; slot < kSlots; ++slot) {
-      if (const uint32_t free = at(next[slot]).free_slots()) {
-        work_.most_searched = std::max<uint32_t>(work_.most_searched, found);
-        shift(steps, head, slot, next[slot], __builtin_ctz(free));
-        return true;
-      }
-      const bool known =
-          std::any_of(steps, steps + found, [&](const Step& step) { return step.bucket == next[slot]; });
-      if (found < kMaxSearch && !known) steps[found++] = {next[slot], head, slot};
+      const uint32_t free = at(next[slot]).free_slots();
+      if (free == 0) continue;
+      work_.most_searched = std::max<uint32_t>(work_.most_searched, found);
+      return shift(steps, head, slot, {next[slot], __builtin_ctz(free)});
     }
+    for (int slot = 0; slot < kSlots; ++slot) look_from(next[slot], head, slot);
   }
   work_.most_searched = std::max<uint32_t>(work_.most_searched, found);
-  return false;
+  return {0, -1};
 }
 
-// Moves the entries along the path from steps[last] back to a root, the last one first into (bucket, slot).
-void Buckets::shift(const Step* steps, int last, int from_slot, uint32_t bucket, int slot) {
-  for (int step = last; step >= 0; step = steps[step].parent) {
-    move(steps[step].bucket, from_slot, bucket, slot);
-    bucket = steps[step].bucket;
-    slot = from_slot;
+// Moves the entries along the path from steps[last] back to a root, the last one first; the place that becomes free.
+Buckets::Place Buckets::shift(const Step* steps, int last, int from_slot, Place to) {
+  uint32_t moves = 0;
+  for (int step = last; step >= 0; step = steps[step].parent, ++moves) {
+    move(steps[step].bucket, from_slot, to.bucket, to.slot);
+    to = {steps[step].bucket, from_slot};
     from_slot = steps[step].slot;
-    ++work_.moves;
   }
+  work_.moves += moves;
+  work_.most_moves = std::max(work_.most_moves, moves);
+  return to;
 }
 
 void Buckets::move(uint32_t from, int from_slot, uint32_t to, int to_slot) {
@@ -184,7 +192,7 @@ void Buckets::move(uint32_t from, int from_slot, uint32_t to, int to_slot) {
   target.row[to_slot] = source.row[from_slot];
   target.seen[to_slot] = source.seen[from_slot];
   source.row[from_slot] = kEmpty;
-  if (marks_.test(from)) mark(to);
+  if (marks_.test(from / kMarked)) mark(to);
 }
 
 // --- invariants ----------------------------------------------------------------------------------------------------
@@ -207,7 +215,7 @@ void Buckets::check() const {
       for (uint32_t other = 0; other < slot; ++other) {
         if (entry.row[other] != kEmpty && entry.key[other] == key) fail_key(key, "is twice in one bucket");
       }
-      if (bucket == choice.second && choice.first != bucket && at(choice.first).find(key) < kSlots) {
+      if (bucket == choice.second && choice.first != bucket && at(choice.first).scan(key) < kSlots) {
         fail_key(key, "is in both of its buckets");
       }
       if (overflow_.count(key) != 0) fail_key(key, "is in a bucket and in the overflow map");

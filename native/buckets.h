@@ -33,7 +33,8 @@ struct InsertWork {
 //   * no key is there twice;
 //   * entries <= 3 * buckets, kept by at most one split of one bucket per insert.
 // Buckets never move in memory. A bucket is marked when a key in it was sighted since clear_marks(), and the mark goes
-// along when the key moves. Not thread-safe.
+// along when the key moves; eight neighbours share one mark, so that all marks stay in the processor's cache. Not
+// thread-safe.
 class Buckets {
  public:
   // The two buckets of a key.
@@ -47,7 +48,7 @@ class Buckets {
   size_t size() const { return size_; }
   uint32_t count() const { return count_; }
   size_t bytes() const {
-    return static_cast<size_t>(count_) * sizeof(Bucket) + count_ / 8 + overflow_.size() * kOverflowBytes;
+    return static_cast<size_t>(count_) * sizeof(Bucket) + count_ / kMarked / 8 + overflow_.size() * kOverflowBytes;
   }
   const Overflow& overflow() const { return overflow_; }
   uint64_t drained() const { return drained_; }
@@ -69,14 +70,15 @@ class Buckets {
     }
   };
   View view() const { return {buckets_, count_, mask_}; }
-  Choice choose(uint64_t key) const { return view().choose(hash(key)); }
+  Choice choose(uint64_t key) const { return choose_by(hash(key)); }
+  Choice choose_by(uint64_t hash) const { return view().choose(hash); }
 
   const Bucket& at(uint32_t bucket) const { return buckets_[bucket]; }
 
   Slot find(uint64_t key) { return find(key, choose(key)); }
   Slot find(uint64_t key, Choice choice) {
     for (const uint32_t bucket : {choice.first, choice.second}) {
-      const uint32_t slot = at(bucket).find(key);
+      const uint32_t slot = at(bucket).scan(key);
       if (slot < kSlots) return slot_of_bucket(bucket, slot);
     }
     return overflow_.empty() ? Slot{} : find_overflowing(key);
@@ -95,11 +97,23 @@ class Buckets {
     return found == overflow_.end() ? kEmpty : found->second.row;
   }
 
-  // The key must be absent. Bounded work: at most one split, one search over kMaxSearch buckets. TableFull when
-  // there is no room; nothing has changed then.
-  Slot insert(uint64_t key, uint32_t row, uint32_t seen);
+  // The key must be absent; `hash` is its hash. Bounded work: at most one split, one search over kMaxSearch buckets.
+  // TableFull when there is no room; nothing has changed then.
+  Slot insert(uint64_t key, uint64_t hash, uint32_t row, uint32_t seen);
 
   bool erase(uint64_t key);
+
+  // For a key that will be inserted soon: asks for the buckets that a displacement would look at, if one is likely.
+  MONOBEAM_INLINE void prefetch_insert(uint64_t hash) const {
+    const Choice choice = choose_by(hash);
+    if (at(choice.first).free_slots() | at(choice.second).free_slots()) return;
+    for (const uint32_t bucket : {choice.first, choice.second}) {
+      for (const uint64_t entry : at(bucket).key) __builtin_prefetch(&at(other(entry, bucket)));
+    }
+  }
+
+  // Makes room for as many keys in memory, not yet in the table: their first use then costs no page fault.
+  void populate(uint64_t keys);
 
   // For whoever writes through a Slot, or into a bucket that it got by address.
   void keep(Choice choice) {
@@ -107,13 +121,12 @@ class Buckets {
     keep(choice.second);
   }
   bool kept() const { return before_ != nullptr; }
-  void mark(uint32_t bucket) { marks_.set(bucket); }
+  void mark(uint32_t bucket) { marks_.set(bucket / kMarked); }
   void mark(Choice choice) {
     mark(choice.first);
     mark(choice.second);
   }
-  void mark_all() { marks_.set_all(count_); }
-  void clear_marks() { marks_.clear_all(count_); }
+  void clear_marks() { marks_.clear_all(count_ / kMarked); }
 
   // Calls visit(key, row field, seen) for every entry, in an order that depends on the history alone.
   template <typename Visit>
@@ -125,7 +138,10 @@ class Buckets {
   // The same for entries in marked buckets, and overflowing ones.
   template <typename Visit>
   void for_each_marked(Visit visit) const {
-    marks_.for_each(count_, [&](uint64_t bucket) { visit_bucket(static_cast<uint32_t>(bucket), visit); });
+    marks_.for_each(count_ / kMarked + 1, [&](uint64_t mark) {
+      const uint32_t first = static_cast<uint32_t>(mark * kMarked);
+      for (uint32_t bucket = first; bucket < std::min(first + kMarked, count_); ++bucket) visit_bucket(bucket, visit);
+    });
     for_each_overflowing(visit);
   }
 
@@ -145,12 +161,19 @@ class Buckets {
 
  private:
   static constexpr uint32_t kFirstBuckets = 8;
+  static constexpr uint32_t kMarked = 8;  // buckets of one mark
   static constexpr uint32_t kHuge = kHugePage / sizeof(Bucket);
   static constexpr uint32_t kPageful = kPage / sizeof(Bucket);
+  static constexpr size_t kPageCost = kPage + kPageful / 8;  // with its marks
   static constexpr size_t kLoad = 3;            // entries per bucket: 0.75; splitting gets dear above 0.85
   static constexpr int kMaxSearch = 128;
   static constexpr size_t kOverflowBytes = 48;  // a node of the map
   static constexpr size_t kMostBytes = std::min(kMostReserved, (size_t{1} << 30) * sizeof(Bucket));
+
+  struct Place {
+    uint32_t bucket;
+    int slot;  // -1: there is none
+  };
 
   struct Step {  // of the displacement search
     uint32_t bucket;
@@ -158,7 +181,7 @@ class Buckets {
     int slot;  // in the parent's bucket: the entry that would move here
   };
 
-  uint32_t other(uint64_t key, uint32_t bucket) const {
+  MONOBEAM_INLINE uint32_t other(uint64_t key, uint32_t bucket) const {
     const Choice choice = choose(key);
     return choice.first == bucket ? choice.second : choice.first;
   }
@@ -188,10 +211,10 @@ class Buckets {
   void append_bucket();
   void split();
   void drain();
-  Slot place(uint64_t key, uint32_t row, uint32_t seen);
-  Slot place_free(uint64_t key, Choice choice, uint32_t row, uint32_t seen);
-  bool make_room(Choice choice);
-  void shift(const Step* steps, int last, int from_slot, uint32_t bucket, int slot);
+  Place free_place(Choice choice) const;
+  Place make_room(Choice choice);
+  Place shift(const Step* steps, int last, int from_slot, Place to);
+  Slot put(Place place, uint64_t key, uint32_t row, uint32_t seen);
   void move(uint32_t from, int from_slot, uint32_t to, int to_slot);
 
   Budget& budget_;

@@ -13,7 +13,7 @@ bool Table::remove(uint64_t key) {
     drop_pending(key);
     return false;
   }
-  removed_.push_back(key);
+  removed_.push_back(key);  // which may fail, and then nothing has happened
   update_sum_ -= arena_.updates(field);
   arena_.release(field);
   index_.erase(key);
@@ -72,7 +72,7 @@ void Table::expire_overflowing(uint32_t now, std::vector<uint64_t>& gone) {
 }
 
 void Table::clear() {
-  const std::lock_guard<std::mutex> no_save(saving_);
+  const auto alone = no_save();
   const auto turn = lock_.turn();
   const auto section = lock_.exclusive();
   index_.reset();

@@ -77,11 +77,19 @@ FileWriter::FileWriter(const std::string& path, uint64_t magic, uint32_t version
   file_ = open(draft_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
   if (file_ < 0) fail();
   const uint8_t later[sizeof(Prologue) + sizeof(uint64_t)] = {};
-  write_out(later, sizeof(later));
+  try {
+    write_out(later, sizeof(later));
+  } catch (...) {
+    abandon();
+    throw;
+  }
 }
 
 FileWriter::~FileWriter() {
-  if (file_ < 0) return;
+  if (file_ >= 0) abandon();
+}
+
+void FileWriter::abandon() {
   close(file_);
   unlink(draft_.c_str());
 }

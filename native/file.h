@@ -44,6 +44,7 @@ class FileWriter {
  private:
   void write_out(const void* data, size_t size);
   void flush();
+  void abandon();
   void sync_directory() const;
   [[noreturn]] void fail() const;
 

@@ -3,6 +3,7 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -16,7 +17,7 @@ constexpr size_t kPage = 4096;  // or more: advice on a part of a page is refuse
 
 // What one table asks for at most.
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr size_t kMostReserved = size_t{1} << 30;  // sanitizers prepare all of it
+constexpr size_t kMostReserved = size_t{1} << 26;  // sanitizers prepare all of it
 #else
 constexpr size_t kMostReserved = size_t{1} << 40;
 #endif
@@ -27,15 +28,18 @@ class Reservation {
  public:
   Reservation() = default;
 
-  // Of `bytes` at most; where the process has no such room, of a half, a quarter and so on.
   explicit Reservation(size_t bytes) : bytes_((bytes + kHugePage - 1) / kHugePage * kHugePage) {
-    for (; bytes_ >= kHugePage; bytes_ = bytes_ / 2 / kHugePage * kHugePage) {
-      void* found = mmap(nullptr, bytes_ + kHugePage, PROT_READ | PROT_WRITE,
-                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-      if (found == MAP_FAILED) continue;
-      mapped_ = static_cast<char*>(found);
-      data_ = mapped_ + (-reinterpret_cast<uintptr_t>(mapped_) & (kHugePage - 1));
-      return;
+    if (!map()) throw std::bad_alloc();
+  }
+
+  // Where the process has no room for so many bytes (RLIMIT_AS), a half of the largest half, quarter and so on that
+  // there is: others need room too.
+  static Reservation at_most(size_t bytes) {
+    Reservation found;
+    for (size_t size = bytes + kHugePage - 1; size >= kHugePage; size /= 2) {
+      found.bytes_ = size / kHugePage * kHugePage;
+      if (!found.map()) continue;
+      return size >= bytes ? std::move(found) : Reservation(found.release() / 2);
     }
     throw std::bad_alloc();
   }
@@ -46,9 +50,7 @@ class Reservation {
     return *this;
   }
 
-  ~Reservation() {
-    if (mapped_ != nullptr) munmap(mapped_, bytes_ + kHugePage);
-  }
+  ~Reservation() { release(); }
 
   char* data() const { return data_; }
   size_t bytes() const { return bytes_; }
@@ -59,6 +61,16 @@ class Reservation {
     madvise(data_ + offset, bytes, MADV_HUGEPAGE);
 #else
     (void)offset, (void)bytes;
+#endif
+  }
+
+  // Has the memory of a range ready, in huge pages, as far as there is any.
+  void populate(size_t offset, size_t bytes) const {
+    const size_t first = offset / kHugePage * kHugePage;
+    const size_t end = std::min((offset + bytes + kHugePage - 1) / kHugePage * kHugePage, bytes_);
+    want_huge_pages(first, end - first);
+#ifdef MADV_POPULATE_WRITE
+    madvise(data_ + first, end - first, MADV_POPULATE_WRITE);
 #endif
   }
 
@@ -74,6 +86,22 @@ class Reservation {
   }
 
  private:
+  bool map() {
+    void* found = mmap(nullptr, bytes_ + kHugePage, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (found == MAP_FAILED) return false;
+    mapped_ = static_cast<char*>(found);
+    data_ = mapped_ + (-reinterpret_cast<uintptr_t>(mapped_) & (kHugePage - 1));
+    return true;
+  }
+
+  // Returns how many bytes there were.
+  size_t release() {
+    if (mapped_ != nullptr) munmap(mapped_, bytes_ + kHugePage);
+    mapped_ = nullptr;
+    return bytes_;
+  }
+
   void swap(Reservation& other) noexcept {
     std::swap(mapped_, other.mapped_);
     std::swap(data_, other.data_);

@@ -14,6 +14,7 @@ constexpr size_t kMostLines = 8;    // of a row; the rest comes in sequence, whi
 
 // What is known of a group on its way through the pipeline.
 struct Group {
+  uint64_t hashes[kGroup];
   uint32_t first[kGroup], second[kGroup];  // buckets
   uint32_t left[kGroup];                   // those not in their first bucket
   size_t rest;
@@ -41,13 +42,14 @@ MONOBEAM_INLINE void copy_or_zeros(const RowAccess& access, uint32_t row, float*
   }
 }
 
-MONOBEAM_INLINE void choose(const Buckets::View& view, const uint64_t* keys, size_t count, Group& group) {
+MONOBEAM_INLINE void choose(const Buckets::View& view, const uint64_t* keys, size_t count, uint64_t* hashes,
+                            Group& group) {
+  for (size_t i = 0; i < count; ++i) hashes[i] = Buckets::hash(keys[i]);
   for (size_t i = 0; i < count; ++i) {
-    const uint64_t hash = Buckets::hash(keys[i]);
-    group.first[i] = view.address(static_cast<uint32_t>(hash));
-    group.second[i] = view.address(static_cast<uint32_t>(hash >> 32));
+    group.first[i] = view.address(static_cast<uint32_t>(hashes[i]));
+    group.second[i] = view.address(static_cast<uint32_t>(hashes[i] >> 32));
   }
-  for (size_t i = 0; i < count; ++i) __builtin_prefetch(&view.buckets[group.first[i]]);
+  for (size_t i = 0; i < count; ++i) __builtin_prefetch(&view.buckets[group.first[i]], 0, 2);
 }
 
 // Free of branches: what is asked for next is chosen, not jumped to.
@@ -58,7 +60,7 @@ MONOBEAM_INLINE void look_first(const Buckets::View& view, const uint64_t* keys,
     const uint32_t field = view.buckets[group.first[i]].get(keys[i]);
     const void* bucket = &view.buckets[group.second[i]];
     const void* row = access == nullptr ? bucket : access->rows + (is_row(field) ? field : 0) * access->stride;
-    __builtin_prefetch(field == kEmpty ? bucket : row);
+    __builtin_prefetch(field == kEmpty ? bucket : row, 0, 2);
     if (access != nullptr && access->bytes > 64 && is_row(field)) prefetch_row(*access, field);
     handles[i] = field;
     group.left[group.rest] = static_cast<uint32_t>(i);
@@ -97,7 +99,7 @@ MONOBEAM_WIDTHS void find_all(const Buckets& index, Span<const uint64_t> keys, c
   const Buckets::View view = index.view();
   pipeline<3>(keys.size, [&](int part, size_t first, size_t count, Group& group) __attribute__((always_inline)) {
     const uint64_t* some = keys.data + first;
-    if (part == 0) choose(view, some, count, group);
+    if (part == 0) choose(view, some, count, group.hashes, group);
     if (part == 1) look_first(view, some, count, access, group, handles + first);
     if (part == 2) look_second(index, view, some, count, access, group, handles + first);
   });
@@ -109,7 +111,7 @@ MONOBEAM_WIDTHS void copy_all(const Buckets& index, Span<const uint64_t> keys, c
   const size_t dim = access.bytes / sizeof(float);
   pipeline<4>(keys.size, [&](int part, size_t first, size_t count, Group& group) __attribute__((always_inline)) {
     const uint64_t* some = keys.data + first;
-    if (part == 0) choose(view, some, count, group);
+    if (part == 0) choose(view, some, count, group.hashes, group);
     if (part == 1) look_first(view, some, count, &access, group, handles + first);
     if (part == 2) look_second(index, view, some, count, &access, group, handles + first);
     if (part == 3) {
@@ -125,7 +127,7 @@ MONOBEAM_INLINE void stamp_first(Buckets& index, const Buckets::View& view, cons
     const uint32_t field = view.buckets[group.first[i]].stamp(keys[i], now);
     const void* bucket = &view.buckets[group.second[i]];
     const void* row = access.rows + (is_row(field) ? field : 0) * access.stride;
-    __builtin_prefetch(is_row(field) ? row : bucket);
+    __builtin_prefetch(is_row(field) ? row : bucket, 0, 2);
     handles[i] = field;
     group.left[group.rest] = static_cast<uint32_t>(i);
     group.rest += !is_row(field);
@@ -153,12 +155,12 @@ MONOBEAM_INLINE size_t stamp_second(Buckets& index, const Buckets::View& view, c
 }
 
 MONOBEAM_WIDTHS size_t stamp_all(Buckets& index, Span<const uint64_t> keys, uint32_t now, const RowAccess& access,
-                                 uint32_t* handles, uint32_t* unknown) {
+                                 uint32_t* handles, uint64_t* hashes, uint32_t* unknown) {
   const Buckets::View view = index.view();
   size_t missing = 0;
   pipeline<3>(keys.size, [&](int part, size_t first, size_t count, Group& group) __attribute__((always_inline)) {
     const uint64_t* some = keys.data + first;
-    if (part == 0) choose(view, some, count, group);
+    if (part == 0) choose(view, some, count, hashes + first, group);
     if (part == 1) stamp_first(index, view, some, count, now, access, group, handles + first);
     if (part == 2) {
       missing += stamp_second(index, view, some, now, access, group, static_cast<uint32_t>(first), handles + first,
@@ -188,8 +190,8 @@ void copy_rows(const Buckets& index, Span<const uint64_t> keys, const RowAccess&
 }
 
 size_t stamp_rows(Buckets& index, Span<const uint64_t> keys, uint32_t now, const RowAccess& access, uint32_t* handles,
-                  uint32_t* unknown) {
-  return stamp_all(index, keys, now, access, handles, unknown);
+                  uint64_t* hashes, uint32_t* unknown) {
+  return stamp_all(index, keys, now, access, handles, hashes, unknown);
 }
 
 void gather_rows(Span<const uint32_t> handles, const RowAccess& access, float* out) {

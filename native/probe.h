@@ -24,10 +24,10 @@ void find_rows(const Buckets& index, Span<const uint64_t> keys, const RowAccess*
 // The same for float32 rows, and copies each to out[i], or zeros.
 void copy_rows(const Buckets& index, Span<const uint64_t> keys, const RowAccess& access, uint32_t* handles, float* out);
 
-// Finds rows, moves their times forward to `now` and marks their buckets. Numbers of keys that have no row go to
-// `unknown`, in order; returns how many there are.
+// Finds rows, moves their times forward to `now` and marks their buckets. The hashes of all keys go to `hashes`, and the
+// numbers of keys that have no row to `unknown`, in order; returns how many there are.
 size_t stamp_rows(Buckets& index, Span<const uint64_t> keys, uint32_t now, const RowAccess& access, uint32_t* handles,
-                  uint32_t* unknown);
+                  uint64_t* hashes, uint32_t* unknown);
 
 // out[i] = the float32 row of handles[i], zeros for kEmpty.
 void gather_rows(Span<const uint32_t> handles, const RowAccess& access, float* out);

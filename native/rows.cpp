@@ -39,12 +39,15 @@ MONOBEAM_INLINE float half_to_float(uint16_t half) {
   return float_of((magnitude >= 0x7c00 ? special : bits_of(value)) | static_cast<uint32_t>(half & 0x8000) << 16);
 }
 
-// `below` of 2^13 is what is added before the lower 13 bits are dropped; `fraction` is the same as a part of 1.
+// `below` of 2^13 is what is added before the lower 13 bits are dropped. Of halves below 2^-14, what is dropped counts
+// where it is more than `fraction` of a unit.
 MONOBEAM_INLINE uint16_t float_to_half(float value, uint32_t below, float fraction) {
   const uint32_t bits = bits_of(value), magnitude = bits & 0x7fffffff;
   const uint32_t normal = (magnitude + below - (112u << 23)) >> 13;
   // Below 2^-14 halves are multiples of 2^-24.
-  const uint32_t small = static_cast<int32_t>(std::min(float_of(magnitude) * 0x1p24f, 2048.0f) + fraction);
+  const float scaled = std::min(2048.0f, float_of(magnitude) * 0x1p24f);  // 2048 also for what is not a number
+  const int32_t whole = static_cast<int32_t>(scaled);
+  const uint32_t small = whole + (fraction < scaled - static_cast<float>(whole));
   const uint32_t finite = magnitude < kLeastNormal ? small : std::min(normal, kHalfMax);
   const uint32_t half = magnitude > 0x7f800000 ? kHalfNan : magnitude > 0x477fe000 ? kHalfMax : finite;
   return static_cast<uint16_t>(half | (bits >> 16 & 0x8000));
@@ -54,7 +57,7 @@ MONOBEAM_INLINE uint16_t nearest_half(float value) {
   const uint32_t magnitude = bits_of(value) & 0x7fffffff;
   const uint32_t below = 0xfff + (magnitude >> 13 & 1);
   // Adding 2^23 in float arithmetic rounds to a whole number, ties to even.
-  const float scaled = std::min(float_of(magnitude) * 0x1p24f, 2048.0f);
+  const float scaled = std::min(2048.0f, float_of(magnitude) * 0x1p24f);
   const float rounded = (scaled + 0x1p23f) - 0x1p23f;
   return float_to_half(magnitude < kLeastNormal ? float_of(bits_of(rounded * 0x1p-24f) | (bits_of(value) & 0x80000000))
                                                 : value,

@@ -47,9 +47,9 @@ TableOptions read_options(FileReader& file) {
   return options;
 }
 
-void write_policies(FileWriter& file, const Policies& policies) {
-  file.put<uint32_t>(static_cast<uint32_t>(policies.by_slot().size()));
-  for (const auto& [slot, policy] : policies.by_slot()) {
+void write_policies(FileWriter& file, const std::map<uint32_t, SlotPolicy>& by_slot) {
+  file.put<uint32_t>(static_cast<uint32_t>(by_slot.size()));
+  for (const auto& [slot, policy] : by_slot) {
     file.put<uint32_t>(slot);
     file.put<uint32_t>(policy.admit_count);
     file.put<double>(policy.admit_probability);
@@ -93,7 +93,7 @@ constexpr uint32_t kBlockRows = 64;  // of a file: a word has a bit for each
 
 }  // namespace
 
-// The table as it was when the save began. Constructed, and destroyed, in the table's turn.
+// The table as it was when the save began. Constructed in the table's turn, and in another told to forget.
 struct Table::Moment {
   explicit Moment(const Table& table)
       : table(table),
@@ -105,15 +105,38 @@ struct Table::Moment {
         row_limit(table.arena_.limit()),
         row_count(table.arena_.size()),
         removed_count(table.removed_.size()),
-        counters{table.row_limit_, table.forgotten_, table.expire_hand_, table.victim_hand_} {
+        counters{table.row_limit_, table.forgotten_, table.expire_hand_, table.victim_hand_},
+        policies(table.policies_.by_slot()) {
     table.index_.watch(&buckets);
     table.arena_.watch(&rows);
     table.moment_ = this;
   }
-  ~Moment() {
+  ~Moment() { forget(); }
+
+  // In the table's turn: nothing is put aside any more.
+  void forget() {
+    if (table.moment_ != this) return;
     table.index_.watch(nullptr);
     table.arena_.watch(nullptr);
     table.moment_ = nullptr;
+  }
+
+  void refuse_lost() const {
+    if (buckets.lost() || rows.lost()) throw std::bad_alloc();
+  }
+
+  // Where the bytes of a row are that was live, and its note; null if it was free.
+  const uint8_t* row(uint32_t row, RowNote& note) const {
+    if (rows.intact(row)) {
+      const Arena& arena = table.arena_;
+      if (!arena.live(row)) return nullptr;
+      note = {arena.updates(row), touched == nullptr ? arena.touched(row) : touched->test(row)};
+      return arena.row(row);
+    }
+    const uint8_t* image = rows.image(row);
+    if (image == nullptr) return nullptr;
+    std::memcpy(&note, image, sizeof(note));
+    return image + sizeof(note);
   }
 
   const Table& table;
@@ -124,6 +147,7 @@ struct Table::Moment {
   const uint64_t row_limit, row_count;
   const size_t removed_count;
   const uint64_t counters[4];
+  const std::map<uint32_t, SlotPolicy> policies;
   // What clear_touched() took away meanwhile.
   std::unique_ptr<Bits> touched;
   std::vector<uint64_t> removed;
@@ -142,17 +166,41 @@ void Table::clear_touched() {
   removed_ = {};
 }
 
+// Whoever must not run beside a save. The callback of a save runs in its thread, which would wait for itself.
+std::unique_lock<std::mutex> Table::no_save() const {
+  if (saver_ == std::this_thread::get_id()) {
+    throw std::invalid_argument("the progress callback of save() can neither clear nor save its own table");
+  }
+  return std::unique_lock<std::mutex>(saving_);
+}
+
+// Notes which thread saves.
+class Table::Saver {
+ public:
+  explicit Saver(std::atomic<std::thread::id>& saver) : saver_(saver) { saver_ = std::this_thread::get_id(); }
+  ~Saver() { saver_ = std::thread::id(); }
+  Saver(const Saver&) = delete;
+  Saver& operator=(const Saver&) = delete;
+
+ private:
+  std::atomic<std::thread::id>& saver_;
+};
+
 // --- saving --------------------------------------------------------------------------------------------------------
 
 void Table::save(const std::string& path, const Progress& progress) const {
-  const std::lock_guard<std::mutex> alone(saving_);
+  const auto alone = no_save();
+  const Saver here(saver_);
   FileWriter file(path, kMagic, kVersion);
   auto turn = lock_.turn();
   auto moment = std::make_unique<Moment>(*this);
   turn.unlock();
   const auto end = [&] {
-    const auto last_turn = lock_.turn();
-    moment.reset();
+    {
+      const auto last_turn = lock_.turn();
+      moment->forget();
+    }
+    moment.reset();  // nobody need wait for that
   };
   try {
     write_head(file, *moment);
@@ -171,10 +219,7 @@ void Table::write_head(FileWriter& file, const Moment& moment) const {
   file.put<uint64_t>(moment.row_count);
   file.put<uint64_t>(moment.row_limit);
   for (const uint64_t counter : moment.counters) file.put<uint64_t>(counter);
-  {
-    const auto turn = lock_.turn();
-    write_policies(file, policies_);
-  }
+  write_policies(file, moment.policies);
   write_removed(file, moment);
   file.put<uint32_t>(moment.bucket_count);
   file.put<uint64_t>(moment.drained);
@@ -207,30 +252,35 @@ void Table::write_buckets(FileWriter& file, Moment& moment, const Progress& prog
     const uint32_t size = std::min<uint32_t>(part.size(), moment.bucket_count - first);
     {
       const auto turn = lock_.turn();
+      moment.refuse_lost();
       for (uint32_t i = 0; i < size; ++i) {
-        const bool as_it_was = moment.buckets.pass(first + i);
-        std::memcpy(&part[i], as_it_was ? static_cast<const void*>(&index_.at(first + i)) : moment.buckets.image(first + i),
-                    sizeof(Bucket));
+        const void* now = &index_.at(first + i);
+        std::memcpy(&part[i], moment.buckets.intact(first + i) ? now : moment.buckets.image(first + i), sizeof(Bucket));
+        moment.buckets.pass(first + i);
       }
+      count_turn(size * sizeof(Bucket));
     }
     file.bytes(part.data(), size * sizeof(Bucket));
     teller.at(file.length());
   }
 }
 
-// Of 64 rows: which are live, which touched, the counts of the live ones, and their bytes.
+// Rows in blocks of 64, each with a head. What a head says of the moment stays true, so that the rows of a block may come
+// in several turns.
 void Table::write_rows(FileWriter& file, Moment& moment, const Progress& progress) const {
   Teller teller(progress, moment_bytes(moment));
-  const size_t row_size = arena_.bytes_per_row();
-  const uint64_t blocks = std::max<uint64_t>(1, kSavePart / (kBlockRows * std::max<size_t>(row_size, 16)));
+  const uint64_t rows_a_turn = std::max<uint64_t>(1, kSavePart / std::max<size_t>(arena_.bytes_per_row(), 16));
   std::vector<uint8_t> part;
-  for (uint64_t first = 0; first < moment.row_limit; first += blocks * kBlockRows) {
+  for (uint64_t row = 0; row < moment.row_limit;) {
     part.clear();
     {
       const auto turn = lock_.turn();
-      for (uint64_t block = first; block < std::min(first + blocks * kBlockRows, moment.row_limit); block += kBlockRows) {
-        add_block(static_cast<uint32_t>(block), moment, part);
+      moment.refuse_lost();
+      for (const uint64_t end = std::min(row + rows_a_turn, moment.row_limit); row < end; ++row) {
+        if (row % kBlockRows == 0) add_head(static_cast<uint32_t>(row), moment, part);
+        add_row(static_cast<uint32_t>(row), moment, part);
       }
+      count_turn(part.size());
     }
     file.bytes(part.data(), part.size());
     teller.at(file.length());
@@ -238,36 +288,33 @@ void Table::write_rows(FileWriter& file, Moment& moment, const Progress& progres
   teller.at(moment_bytes(moment));
 }
 
-void Table::add_block(uint32_t first, Moment& moment, std::vector<uint8_t>& part) const {
+// Of 64 rows: which are live, which touched, and the counts of the live ones.
+void Table::add_head(uint32_t first, const Moment& moment, std::vector<uint8_t>& part) const {
   struct {
     uint64_t live = 0, touched = 0;
     uint64_t updates[kBlockRows];
   } head;
-  const uint8_t* bytes[kBlockRows];
   uint32_t count = 0;
   for (uint32_t i = 0; i < kBlockRows; ++i) {
-    const uint32_t row = first + i;
     RowNote note;
-    if (moment.rows.pass(row)) {
-      if (!arena_.live(row)) continue;
-      note = {arena_.updates(row), moment.touched == nullptr ? arena_.touched(row) : moment.touched->test(row)};
-      bytes[count] = arena_.row(row);
-    } else {
-      const uint8_t* image = moment.rows.image(row);
-      if (image == nullptr) continue;
-      std::memcpy(&note, image, sizeof(note));
-      bytes[count] = image + sizeof(note);
-    }
+    if (moment.row(first + i, note) == nullptr) continue;
     head.live |= uint64_t{1} << i;
     head.touched |= uint64_t{note.touched} << i;
     head.updates[count++] = note.updates;
   }
-  const size_t head_bytes = (2 + count) * sizeof(uint64_t), row_size = arena_.bytes_per_row();
-  size_t at = part.size();
-  part.resize(at + head_bytes + count * row_size);
-  std::memcpy(part.data() + at, &head, head_bytes);
-  at += head_bytes;
-  for (uint32_t i = 0; i < count; ++i, at += row_size) std::memcpy(part.data() + at, bytes[i], row_size);
+  const uint8_t* bytes = reinterpret_cast<const uint8_t*>(&head);
+  part.insert(part.end(), bytes, bytes + (2 + count) * sizeof(uint64_t));
+}
+
+void Table::add_row(uint32_t row, Moment& moment, std::vector<uint8_t>& part) const {
+  RowNote note;
+  const uint8_t* bytes = moment.row(row, note);
+  if (bytes != nullptr) part.insert(part.end(), bytes, bytes + arena_.bytes_per_row());
+  moment.rows.pass(row);
+}
+
+void Table::count_turn(uint64_t bytes) const {
+  if (bytes > most_saved_) most_saved_ = bytes;
 }
 
 uint64_t Table::moment_bytes(const Moment& moment) const {
@@ -305,7 +352,9 @@ void Table::read(FileReader& file, const Progress& progress) {
   if (expire_hand >= index_.count() || victim_hand >= index_.count()) file.refuse("has an impossible hand");
   expire_hand_ = static_cast<uint32_t>(expire_hand);
   victim_hand_ = static_cast<uint32_t>(victim_hand);
-  if (row_limit > arena_.capacity() || row_limit % kBlockRows != 0) file.refuse("has an impossible number of rows");
+  if (std::max(row_limit, row_limit_) > arena_.capacity() || row_limit % kBlockRows != 0) {
+    file.refuse("has " + std::to_string(row_limit_) + " rows; there is room for " + std::to_string(arena_.capacity()));
+  }
   for (uint64_t first = 0; first < row_limit; first += kBlockRows) {
     read_block(file, static_cast<uint32_t>(first));
     teller.at(file.length() - file.left());

@@ -42,14 +42,22 @@ Table::Table(const TableOptions& options)
       index_(budget_),
       arena_(embedding_bytes(options.format, options.dim) + state_floats_ * sizeof(float), budget_),
       embedding_bytes_(embedding_bytes(options.format, options.dim)),
-      slice_(std::clamp(kSliceBytes / std::max<size_t>(arena_.stride(), 1), kStep, kSlice)) {
+      slice_(std::clamp(kSliceBytes / std::max<size_t>(arena_.stride(), 1), kStep, kSlice)),
+      new_rows_(std::make_unique<NewRow[]>(kSlice)) {
   optimizer_->init(first_state_.data(), options.dim);
+  new_values_.resize(plain() ? 0 : options.dim);
 }
 
 void Table::set_policy(uint32_t slot, const SlotPolicy& policy) {
   const auto turn = lock_.turn();
   const auto section = lock_.exclusive();
   policies_.set(slot, policy);
+}
+
+void Table::reserve(uint64_t rows) {
+  const auto turn = lock_.turn();
+  index_.populate(rows);
+  arena_.populate(rows);
 }
 
 // --- reading rows --------------------------------------------------------------------------------------------------
@@ -201,7 +209,7 @@ uint64_t Table::update_count_sum() const {
 
 TableStats Table::stats() const {
   const auto section = lock_.shared();
-  return {index_.count(), pending_, index_.overflow().size(), forgotten_, index_.work()};
+  return {index_.count(), pending_, index_.overflow().size(), forgotten_, most_saved_, index_.work()};
 }
 
 void Table::check() const {
@@ -216,6 +224,7 @@ void Table::check() const {
       return;
     }
     ++rows;
+    if (field >= row_limit_) throw std::runtime_error("table: a row above the limit of handles");
     if (!arena_.live(field)) throw std::runtime_error("table: key " + std::to_string(key) + " has a row that is free");
     if (taken[field]) throw std::runtime_error("table: key " + std::to_string(key) + " has the row of another key");
     taken[field] = true;
@@ -225,7 +234,6 @@ void Table::check() const {
   if (pending != pending_) throw std::runtime_error("table: wrong number of pending keys");
   if (pending > options_.pending_limit) throw std::runtime_error("table: more pending keys than its limit");
   if (updates != update_sum_) throw std::runtime_error("table: wrong sum of update counts");
-  if (row_limit_ < arena_.limit()) throw std::runtime_error("table: rows above the limit of handles");
 }
 
 }  // namespace monobeam

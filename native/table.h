@@ -1,12 +1,14 @@
 // A table of embedding rows by 64-bit feature id.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
 #include <mutex>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "admission.h"
@@ -47,6 +49,7 @@ using Progress = std::function<void(uint64_t done, uint64_t all)>;
 // Counters for tests and metrics.
 struct TableStats {
   uint64_t buckets, pending, overflowing, forgotten;
+  uint64_t most_saved;  // bytes that a save copied while others waited, at most
   InsertWork work;
 };
 
@@ -83,6 +86,10 @@ class Table {
   size_t row_bytes() const { return (dim() + state_floats_) * sizeof(float) + kRowTail; }  // of export_rows()
 
   void set_policy(uint32_t slot, const SlotPolicy& policy);
+
+  // Has memory for `rows` rows in all ready. Without it the first use of each page costs a fault, now and then a long
+  // one; that is all, as growth itself never pauses.
+  void reserve(uint64_t rows);
 
   // Each occurrence is a sighting at time `now`: it stamps last-seen (which never goes back), and counts towards the
   // admission of a key that has no row. handles[i] = kNone where the key is not admitted.
@@ -151,12 +158,13 @@ class Table {
   void check() const;
 
   // (snapshot) Of the moment when it begins. Whoever changes the table meanwhile puts aside what was there (before.h),
-  // and waits for no longer than it takes to copy kSavePart bytes. Replaces the file at once, when all is on disk.
+  // and waits for no longer than it takes to copy kSavePart bytes. std::bad_alloc where
+  // there is no memory for what was put aside: the change goes on, the save does not. Replaces the file at once, when all is on disk.
   // Saves follow one another.
   void save(const std::string& path, const Progress& progress = nullptr) const;
 
  private:
-  static constexpr size_t kSlice = 1024;    // rows or keys per section under the lock, at most
+  static constexpr size_t kSlice = 512;    // rows or keys per section under the lock, at most
   static constexpr size_t kSliceBytes = size_t{1} << 19;  // of rows, unless it is a single group
   static constexpr size_t kStep = 8;        // rows of one call of the optimizer: while they are worked on, the next ones come from memory
   static constexpr size_t kRowTail = 16;    // of an exported row: last-seen, padding, updates
@@ -168,15 +176,17 @@ class Table {
     uint32_t row;
   };
   struct Moment;  // save.cpp
+  class Saver;
 
   RowAccess access() const { return {arena_.row(0), arena_.stride(), embedding_bytes_}; }
   size_t slice() const { return slice_; }
   bool plain() const { return options_.format == RowFormat::kFp32; }
 
-  uint32_t sight(uint64_t key, uint32_t now);
-  void sight_unknown(Span<const uint64_t> keys, Span<const uint32_t> unknown, uint32_t now, uint32_t* handles);
+  uint32_t sight(uint64_t key, uint64_t hash, uint32_t now);
+  void sight_unknown(Span<const uint64_t> keys, const uint64_t* hashes, Span<const uint32_t> unknown, uint32_t now,
+                     uint32_t* handles);
   Slot find_or_add_row(uint64_t key);
-  uint32_t give_row(uint64_t key, Slot slot);
+  uint32_t give_row(uint64_t key, Slot slot, bool added);
   void fill_new_rows();
   void drop_pending(uint64_t key);
   void bound_pending(uint64_t newest);
@@ -195,7 +205,10 @@ class Table {
   void write_removed(FileWriter& file, const Moment& moment) const;
   void write_buckets(FileWriter& file, Moment& moment, const Progress& progress) const;
   void write_rows(FileWriter& file, Moment& moment, const Progress& progress) const;
-  void add_block(uint32_t first, Moment& moment, std::vector<uint8_t>& part) const;
+  void add_head(uint32_t first, const Moment& moment, std::vector<uint8_t>& part) const;
+  void add_row(uint32_t row, Moment& moment, std::vector<uint8_t>& part) const;
+  void count_turn(uint64_t bytes) const;
+  std::unique_lock<std::mutex> no_save() const;
   uint64_t moment_bytes(const Moment& moment) const;
   void read(FileReader& file, const Progress& progress);
   void read_block(FileReader& file, uint32_t first);
@@ -213,6 +226,8 @@ class Table {
   mutable Buckets index_;  // save() watches what changes
   mutable Arena arena_;
   mutable Moment* moment_ = nullptr;  // of the save that runs
+  mutable std::atomic<std::thread::id> saver_{};
+  mutable std::atomic<uint64_t> most_saved_{0};  // bytes that a save copied while others waited
   const size_t embedding_bytes_;  // of a row
   const size_t slice_;
   uint64_t pending_ = 0;      // entries of index_ without a row
@@ -221,7 +236,9 @@ class Table {
   uint64_t forgotten_ = 0;    // sightings of keys dropped to bound pending_
   uint32_t expire_hand_ = 0;  // the next bucket that expire() looks at
   uint32_t victim_hand_ = 0;  // the next bucket that bound_pending() looks at
-  std::vector<NewRow> new_rows_;   // given out, and not yet filled
+  std::unique_ptr<NewRow[]> new_rows_;  // kSlice of them; the first new_count_ were given out and are not yet filled
+  size_t new_count_ = 0;
+  std::vector<float> new_values_;  // of one of them, where they are not stored as floats
   std::vector<uint64_t> removed_;  // keys
 };
 

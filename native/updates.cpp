@@ -21,6 +21,8 @@ uint64_t rounding_stream(uint64_t seed, uint64_t updates, const float* values, s
   return mix(mix(seed + updates * kGolden) ^ some);
 }
 
+constexpr size_t kAhead = 24;  // rows
+
 MONOBEAM_INLINE void prefetch_updates(const Arena& arena, const RowGradients& batch, size_t first, size_t end) {
   for (size_t i = first; i < std::min(end, batch.size()); ++i) {
     arena.prefetch_note(batch[i].row);
@@ -46,12 +48,12 @@ void Table::apply_pooled(Span<const uint32_t> handles, Span<const int64_t> offse
   batch.read(handles, offsets, gradients, dim());
   const auto turn = lock_.turn();
   check_handles(handles);
-  prefetch_updates(arena_, batch, 0, kStep);
+  prefetch_updates(arena_, batch, 0, kAhead);
   for (size_t first = 0; first < batch.size(); first += slice()) {
     const size_t end = std::min(first + slice(), batch.size());
     const auto section = lock_.exclusive();
     for (size_t step = first; step < end; step += kStep) {
-      prefetch_updates(arena_, batch, step + kStep, step + 2 * kStep);
+      prefetch_updates(arena_, batch, step + kAhead, step + kAhead + kStep);
       update(batch, step, std::min(step + kStep, end), learning_rate);
     }
   }
@@ -121,7 +123,7 @@ void Table::export_rows(Span<const uint64_t> keys, uint8_t* rows) const {
   const auto turn = lock_.turn();
   const size_t state_bytes = state_floats_ * sizeof(float);
   const RowAccess rows_here = access();
-  std::vector<float> values(dim());
+  std::vector<float> values(dim() + 1);  // so that it has an address
   uint32_t handles[kSlice];
   for (size_t first = 0; first < keys.size; first += kSlice) {
     const Span<const uint64_t> some = {keys.data + first, std::min(kSlice, keys.size - first)};
@@ -147,15 +149,17 @@ void Table::export_rows(Span<const uint64_t> keys, uint8_t* rows) const {
 }
 
 Slot Table::find_or_add_row(uint64_t key) {
-  const Buckets::Choice choice = index_.choose(key);
+  const uint64_t hash = Buckets::hash(key);
+  const Buckets::Choice choice = index_.choose_by(hash);
   index_.keep(choice);
   Slot slot = index_.find(key, choice);
-  if (!slot) {
-    slot = index_.insert(key, kPending, 0);
+  const bool added = !slot;
+  if (added) {
+    slot = index_.insert(key, hash, kPending, 0);
     ++pending_;
   }
   if (!is_row(*slot.row)) {
-    give_row(key, slot);
+    give_row(key, slot, added);
     fill_new_rows();
   }
   return slot;
@@ -173,7 +177,7 @@ void Table::import_rows(Span<const uint64_t> keys, const uint8_t* rows) {
     }
   }
   const auto turn = lock_.turn();
-  std::vector<float> values(dim());
+  std::vector<float> values(dim() + 1);  // so that it has an address
   for (size_t first = 0; first < keys.size; first += slice()) {
     const size_t end = std::min(first + slice(), keys.size);
     const auto section = lock_.exclusive();
@@ -183,10 +187,11 @@ void Table::import_rows(Span<const uint64_t> keys, const uint8_t* rows) {
       const uint32_t row = *slot.row;
       uint64_t updates;
       std::memcpy(&updates, from + float_bytes + 8, 8);
-      std::memcpy(slot.seen, from + float_bytes, 4);
+      const uint64_t before = arena_.updates(row);
       arena_.keep(row);
-      update_sum_ += updates - arena_.updates(row);
       arena_.set_updates(row, updates);
+      update_sum_ += updates - before;
+      std::memcpy(slot.seen, from + float_bytes, 4);
       std::memcpy(values.data(), from, dim() * sizeof(float));
       encode_nearest(options_.format, values.data(), dim(), arena_.row(row));
       std::memcpy(state_of(row), from + dim() * sizeof(float), state_floats_ * sizeof(float));

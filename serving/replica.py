@@ -17,10 +17,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
 
 from monobeam.models.config import Config
-from monobeam.models.deepfm import build
+from monobeam.models.deepfm import Model, build
 from monobeam.native import Table
 from monobeam.store import dense as dense_values
 from monobeam.store.backend import Backend, Changed
@@ -41,7 +40,7 @@ class SyncError(RuntimeError):
 class Dense:
     """Dense weights in use, immutable once built. ``rate``: of negative sampling; version 0 is untrained."""
 
-    module: nn.Module
+    module: Model
     version: int
     rate: float
 
@@ -66,8 +65,8 @@ class Replica:
         self._config = config
         spec = config.store_spec()
         self._fingerprint = spec.fingerprint()
-        self._dims = {table.name: table.dim for table in spec.tables}
-        self.tables: Mapping[str, Table] = {table.name: _table(table) for table in spec.tables}
+        self._dims = {table.name: table.dim for table in spec.tables if table.synced}
+        self.tables: Mapping[str, Table] = {table.name: _table(table) for table in spec.tables if table.synced}
         self.shards = tuple(ShardReplica(index) for index in range(spec.shards))
         self.dense = Dense(build(config).eval().requires_grad_(False), 0, config.join.negative_rate)
         self.loaded = False  # the store has been read once, even if it held no commit yet
@@ -108,8 +107,9 @@ class Replica:
         for shard in self.shards:
             loaded = backend.load(shard.index)
             for block in loaded.blocks:
-                self._write(block.table, block.keys, values_of(block.rows, self._dims[block.table]))
-                shard.rows += len(block.keys)
+                if block.table in self.tables:
+                    self._write(block.table, block.keys, values_of(block.rows, self._dims[block.table]))
+                    shard.rows += len(block.keys)
             if loaded.manifest is not None:
                 shard.epoch = loaded.manifest.epochs[shard.index]
                 self._commit_seen(loaded.manifest.time_us)
@@ -156,7 +156,8 @@ class Replica:
         if changed is None:
             raise SyncError(f"shard {index}: the store holds no commit, but the replica is at epoch {shard.epoch}")
         for name, change in changed.tables.items():
-            self._change(shard, name, change.keys, values_of(change.rows, self._dims[name]), change.deletes)
+            if name in self.tables:
+                self._change(shard, name, change.keys, values_of(change.rows, self._dims[name]), change.deletes)
         if changed.complete:
             self._drop_others(shard, changed)
         shard.epoch = changed.epoch

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from monobeam.logs.log import LockedError, Log, open_log
-from monobeam.models.bridges import TABLE
 from monobeam.models.config import Config
 from monobeam.serving.columns import FeatureTypes, types_of_schema
 from monobeam.serving.dashboard import Dashboard
@@ -73,9 +72,7 @@ class Service:
             log = _log("--served", options.served, partitions=options.partition + 1)
             served = ServedLog(log, options.partition, types)
         self.state = ServerState(config.model.name, now_us(), replica, freshness, RequestFigures(), served)
-        self.ranker = Ranker(
-            self.state, Predictor(config, replica.tables[TABLE]), types, options.max_candidates, now_us
-        )
+        self.ranker = Ranker(self.state, Predictor(config, replica.tables), types, options.max_candidates, now_us)
         with _option("--store"):
             open_backend(options.store).close()
         sync_log = _log("--sync", options.sync)

@@ -10,6 +10,7 @@ import numpy.typing as npt
 Keys = npt.NDArray[np.uint64]
 Offsets = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,15 +36,25 @@ class Bags:
         """The same M bags with only the keys at ``places`` (rising indices into ``keys``), in their order."""
         return Bags(self.keys[places], np.searchsorted(places, self.offsets).astype(np.int64))
 
+    def part(self, start: int, stop: int) -> Bags:
+        """Bags ``start`` to ``stop``."""
+        offsets = self.offsets[start : stop + 1]
+        return Bags(self.keys[offsets[0] : offsets[-1]], offsets - offsets[0])
+
 
 def shard_of(keys: Keys, shards: int) -> npt.NDArray[np.uint64]:
-    """The shard of every key: splitmix64's finalizer (Steele, Lea, Flood 2014) modulo the number of shards."""
+    """The shard of every key: ``mix`` modulo the number of shards."""
+    return mix(keys) % np.uint64(shards)
+
+
+def mix(keys: Keys) -> Keys:
+    """splitmix64's finalizer (Steele, Lea, Flood 2014), a bijection of uint64[N]."""
     mixed = keys ^ (keys >> np.uint64(30))
     mixed = mixed * np.uint64(0xBF58476D1CE4E5B9)
     mixed ^= mixed >> np.uint64(27)
     mixed *= np.uint64(0x94D049BB133111EB)
     mixed ^= mixed >> np.uint64(31)
-    return mixed % np.uint64(shards)
+    return mixed
 
 
 def pool(rows: Floats, offsets: Offsets) -> Floats:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+import numpy.typing as npt
 
-from monobeam.native import Table
+from monobeam.native import NONE, Table
 from monobeam.store.backend import Block
-from monobeam.store.bags import Floats, Keys
+from monobeam.store.bags import Floats, Keys, Mask
 from monobeam.store.changes import Change
 from monobeam.store.spec import StoreSpec, TableSpec
 
@@ -61,6 +62,20 @@ def _change(table: Table) -> Change:
         some = keys[start : start + _EXPORTED_AT_ONCE]
         rows[start : start + len(some)] = table.export_rows(some).reshape(len(some), table.row_bytes)
     return Change(keys, rows, table.expired())
+
+
+def known(table: Table, keys: Keys) -> Mask:
+    """Which ids, bool[N], have a row."""
+    have: Mask = np.asarray(table.find(keys)) != NONE
+    return have
+
+
+def update_counts(table: Table, keys: Keys) -> npt.NDArray[np.int64]:
+    """How often the row of each id was updated, int64[N]; 0 for ids without one."""
+    counts, have = np.zeros(len(keys), np.int64), known(table, keys)
+    rows = table.export_rows(keys[have]).reshape(-1, table.row_bytes)
+    counts[have] = rows[:, -8:].copy().view("<i8")[:, 0]
+    return counts
 
 
 def lookup(table: Table, keys: Keys) -> Floats:

@@ -27,7 +27,10 @@ class SlotPolicy:
 
 @dataclass(frozen=True)
 class TableSpec:
-    """One table: rows of ``dim`` float32 and what its optimizer keeps beside them."""
+    """One table: rows of ``dim`` float32 and what its optimizer keeps beside them.
+
+    With ``dim`` 0 it is a set of ids and how often each was updated. Replicas have the tables that are ``synced``.
+    """
 
     name: str
     dim: int
@@ -37,12 +40,13 @@ class TableSpec:
     seed: int = 0
     init_scale: float = 0.01
     policies: Mapping[int, SlotPolicy] = field(default_factory=lambda: MappingProxyType({}))
+    synced: bool = True
 
     def __post_init__(self) -> None:
         if not self.name:
             raise SpecError(f"table name {self.name!r}: must not be empty")
-        if self.dim < 1:
-            raise SpecError(f"table {self.name!r}: dim = {self.dim}: must be at least 1")
+        if self.dim < (1 if self.synced else 0):
+            raise SpecError(f"table {self.name!r}: dim = {self.dim}: must be at least 1, or 0 if it is not synced")
         for slot in self.policies:
             if not 0 <= slot <= MAX_SLOT:
                 raise SpecError(f"table {self.name!r}: policy for slot {slot}: slots are 0..{MAX_SLOT}")

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from monobeam.native import Table
 from monobeam.store import dense as dense_codec
 from monobeam.store.backend import Backend, Changed, Commit, ShardCommit
-from monobeam.store.bags import Bags, Floats, Keys, Offsets, pool, shard_of
+from monobeam.store.bags import Bags, Floats, Keys, Mask, Offsets, pool, shard_of
 from monobeam.store.changes import Change, values_of
 from monobeam.store.manifest import Manifest
 from monobeam.store.seen import SeenExamples
-from monobeam.store.shard import Shard, lookup
+from monobeam.store.shard import Shard, known, lookup, update_counts
 from monobeam.store.spec import StoreSpec, check_fingerprint
 from monobeam.store.sync import SyncEvent, TableChange
 
 Handles = npt.NDArray[np.uint32]
+_T = TypeVar("_T", np.bool_, np.int64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +93,20 @@ class Store:
                 rows[places] = lookup(native, bags.keys[places])
             return pool(rows, bags.offsets)
 
+    def known(self, table: str, keys: Keys) -> Mask:
+        """Which ids, bool[N], have a row."""
+        return self._each(table, keys, known, np.bool_)
+
+    def update_counts(self, table: str, keys: Keys) -> npt.NDArray[np.int64]:
+        """How often the row of each id was updated, int64[N]; 0 for ids without one."""
+        return self._each(table, keys, update_counts, np.int64)
+
+    def erase(self, table: str, keys: Keys) -> None:
+        """Drop the rows of ids, as far as there are any."""
+        with self.lock:
+            for shard, places in zip(self._shards, self._places(keys), strict=True):
+                shard.tables[table].erase(keys[places])
+
     def unseen(self, example_keys: Keys, now_s: int) -> npt.NDArray[np.bool_]:
         """Which examples, bool[n], were not trained on before, repeats in the array included; marks them as seen."""
         with self.lock:
@@ -151,7 +167,9 @@ class Store:
                 epoch=manifest.epochs[number],
                 previous_epoch=before[number],
                 time_us=now_us,
-                tables={name: self._synced(name, change) for name, change in tables.items()},
+                tables={
+                    name: self._synced(name, change) for name, change in tables.items() if self._tables[name].synced
+                },
                 dense_version=manifest.dense_version,
                 dense=published,
                 arrivals=arrivals,
@@ -171,7 +189,7 @@ class Store:
             return sum(shard.expire(now_s, budget) for shard in self._shards)
 
     def update_count_sum(self) -> int:
-        """How often live rows were updated: the number of ids trained on, if none was deleted."""
+        """How often live rows were updated: the number of ids trained on, if each has one row and none was deleted."""
         with self.lock:
             return sum(table.update_count_sum for shard in self._shards for table in shard.tables.values())
 
@@ -213,6 +231,16 @@ class Store:
         for seen in self._backend.seen():
             self._seen.restore(seen)
         self._manifest = stored
+
+    def _each(
+        self, table: str, keys: Keys, say: Callable[[Table, Keys], npt.NDArray[_T]], dtype: type[_T]
+    ) -> npt.NDArray[_T]:
+        """What the shards of ids say of them."""
+        found = np.empty(len(keys), dtype)
+        with self.lock:
+            for shard, places in zip(self._shards, self._places(keys), strict=True):
+                found[places] = say(shard.tables[table], keys[places])
+        return found
 
     def _places(self, keys: Keys) -> list[npt.NDArray[np.intp]]:
         owners = shard_of(keys, len(self._shards))

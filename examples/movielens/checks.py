@@ -11,6 +11,7 @@ from monobeam.logs import block
 from monobeam.logs.log import open_log, records
 from monobeam.models.config import Config
 from monobeam.models.features import FeatureEncoder
+from monobeam.models.tails import counts_ids
 from monobeam.store.backend import open_backend
 
 Counters = Mapping[str, int]
@@ -98,10 +99,11 @@ def caught_up(examples: str, store: str, served_epoch: int) -> bool:
 
 
 def updates_in_store(config: Config, store: str) -> int:
-    """The sum of the update counts of all rows of the store."""
+    """The sum of the update counts of the rows of the store that together count every id once."""
     backend = open_backend(store)
     counts = [
-        np.ascontiguousarray(stored.rows[:, -8:]).view("<u8").sum()  # a row ends with its update count
+        # A row ends with its update count.
+        np.ascontiguousarray(stored.rows[counts_ids(config, stored.table, stored.keys), -8:]).view("<u8").sum()
         for shard in range(config.store.shards)
         for stored in backend.load(shard).blocks
     ]

@@ -40,6 +40,5 @@ def _equal_scores(url: str, body: bytes, replica: Replica, config: Config) -> in
     request = urllib.request.Request(f"{url}/rank", body, {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=10) as answer:
         served = {result["index"]: result["score"] for result in json.load(answer)["results"]}
-    (table,) = replica.tables.values()
-    scores = Predictor(config, table).score(parse(body, FeatureTypes(config), ITEMS), replica.dense)
+    scores = Predictor(config, replica.tables).score(parse(body, FeatureTypes(config), ITEMS), replica.dense)
     return sum(served[index] == score for index, score in enumerate(scores.probabilities.tolist()))

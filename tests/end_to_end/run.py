@@ -64,10 +64,10 @@ class Run:
     policy: str = "settled"
 
     @staticmethod
-    def create(folder: Path, raw: Path, shards: int = 1, policy: str = "settled") -> Run:
+    def create(folder: Path, raw: Path, shards: int = 1, policy: str = "settled", config: str = traffic.CONFIG) -> Run:
         """A folder with a configuration in it."""
         folder.mkdir(parents=True)
-        (folder / "model.toml").write_text(traffic.CONFIG.format(policy=policy, shards=shards))
+        (folder / "model.toml").write_text(config.format(policy=policy, shards=shards))
         return Run(folder, raw, shards, policy)
 
     @property

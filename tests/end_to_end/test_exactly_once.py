@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from examples.movielens import checks
 from tests.end_to_end import reference, traffic
 from tests.end_to_end.run import DECIDED, Run, kill, law
 
@@ -101,6 +102,19 @@ def test_several_shards_give_the_same_set(undisturbed: Run, made: traffic.Traffi
     run.backfill()
     check(run, made)
     assert run.examples() == undisturbed.examples()
+
+
+def test_tails_go_on_after_a_restart_where_they_were(made: traffic.Traffic, raw: Path, tmp_path: Path) -> None:
+    """Sightings that were counted by the first process admit ids in the second."""
+    whole, halves = (Run.create(tmp_path / name, raw, config=traffic.TAILED) for name in ("whole", "halves"))
+    whole.backfill()
+    halves.backfill(f"--until={half(made)}")
+    assert 0 < halves.updates_so_far() < whole.updates_so_far()
+    halves.backfill(f"--since={half(made)}")
+    parameters = halves.parameters()
+    assert parameters == whole.parameters()
+    assert checks.updates_in_store(halves.config, halves.store) == sum(halves.ids().values())
+    assert {table for table, _ in parameters["rows"]} == {"embeddings", "narrow", "sightings"}
 
 
 def half(made: traffic.Traffic) -> int:

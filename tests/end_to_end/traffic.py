@@ -70,6 +70,11 @@ label = "like"
 dim = 4
 hidden = [8]
 """
+TAILED = (
+    CONFIG.replace('feature = "user"', 'feature = "user"\ntail = "compose"\ntail_rows = 20\nadmit_count = 25')
+    .replace('feature = "item"', 'feature = "item"\ntail = "narrow"\nadmit_count = 3\nadmit_probability = 0.1')
+    .replace("dim = 4", "dim = 4\ntail_dim = 2")
+)
 
 
 @dataclass(frozen=True)

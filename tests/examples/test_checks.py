@@ -1,8 +1,14 @@
 """The demo's verdict turns on the numbers, each of them."""
 
+from pathlib import Path
+
 import pytest
 
 from examples.movielens import checks, summary
+from monobeam.models.trainer import Trainer
+from monobeam.store.backend import open_backend
+from monobeam.store.store import Store
+from tests.models.streams import block, config
 
 COUNTERS = {
     "impressions": 100,
@@ -62,6 +68,21 @@ def test_any_other_count_breaks_a_law_or_the_books(name: str) -> None:
     broken = [check for check in found if not check.holds]
     assert broken
     assert all("BROKEN" in str(check) for check in broken)
+
+
+def test_updates_of_a_store_with_tails_are_the_ids_trained_on(tmp_path: Path) -> None:
+    store = f"lmdb:{tmp_path / 'store'}"
+    rules = {"user": 'tail = "compose"\ntail_rows = 5\nadmit_count = 3', "item": 'tail = "narrow"\nadmit_count = 3'}
+    settings = config(["user", "item", "shop"], of_slots=rules)
+    trainer = Trainer(settings, Store(settings.store_spec(), open_backend(store)))
+    ids = 0
+    for offset in range(5):
+        features = {name: [offset % 2, 7 * offset, 1] for name in ("user", "item", "shop")}
+        ids += trainer.train(block([1, 0, 1], features, 1 + 3 * offset), 0, offset).ids
+    trainer.commit(1)
+    assert checks.updates_in_store(settings, store) == ids == 45
+    assert trainer.store.update_count_sum() > ids
+    trainer.store.close()
 
 
 @pytest.mark.parametrize("name", ["pending", "waiting"])

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import math
+from collections import Counter, defaultdict
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
 import torch
+from torch import Tensor
 
-from monobeam.models.config import Config
+from monobeam.models.config import Config, SlotConfig
 from monobeam.models.deepfm import build
 from monobeam.models.features import FeatureEncoder
 from monobeam.models.optimizers import OptimizerConfig
+from tests.native.hashes import hash_int, initial_row, uniform_draw
 
-_WORD = 2**64 - 1
-_GOLDEN = 0x9E3779B97F4A7C15
+WIDE, NARROW = "embeddings", "narrow"
 
 
 class PlainLoop:
-    """The same training without any of monobeam's store: a dict of rows, torch autograd, textbook Adagrad.
+    """The same training without any of monobeam's store: dicts of rows, torch autograd, textbook Adagrad.
 
     It knows linear schedules ("polynomial" with power 1), weight decay and clipping by norm.
     """
@@ -30,8 +33,11 @@ class PlainLoop:
         dense = config.training.dense
         self.adam = torch.optim.Adam(self.model.parameters(), weight_decay=dense.hyper["weight_decay"], fused=True)
         self.trained = 0
-        self.rows: dict[int, torch.Tensor] = {}
-        self.sums: dict[int, torch.Tensor] = {}
+        self.rows: dict[str, dict[int, Tensor]] = {WIDE: {}, NARROW: {}}
+        self.sums: dict[str, dict[int, Tensor]] = {WIDE: {}, NARROW: {}}
+        self.updates: dict[str, Counter[int]] = {WIDE: Counter(), NARROW: Counter()}
+        self.sightings: Counter[int] = Counter()
+        self.admitted: set[int] = set()
         self.encoder = FeatureEncoder(config)
         self.positives = self.negatives = 1.0
 
@@ -53,26 +59,33 @@ class PlainLoop:
         self.trained += block.num_rows
         sparse, dense = self.config.training.sparse, self.config.training.dense
         encoded = self.encoder.encode(block)
-        keys = encoded.bags.keys
-        distinct, place = (torch.from_numpy(a) for a in np.unique(keys, return_inverse=True))
-        for key in distinct.tolist():
-            self._meet(key)
-        rows = torch.stack([self.rows[key] for key in distinct.tolist()])
-        sums = torch.stack([self.sums[key] for key in distinct.tolist()])
-        bag = torch.from_numpy(np.repeat(np.arange(len(encoded.bags)), np.diff(encoded.bags.offsets)))
-        pooled = torch.zeros(len(encoded.bags), rows.shape[1]).index_add_(0, bag, rows[place])
-        leaf = pooled.view(-1, block.num_rows, rows.shape[1]).requires_grad_()
-        logits = self.model(leaf, torch.from_numpy(encoded.numeric))
+        bags = [encoded.bags.keys[a:b].tolist() for a, b in pairwise(encoded.bags.offsets)]
+        own, others = [], []
+        for slot, start in zip(self.config.slots, range(0, len(bags), block.num_rows), strict=True):
+            of_slot = [[(key, self._admit(key, slot)) for key in bag] for bag in bags[start : start + block.num_rows]]
+            own += [[key for key, admitted in bag if admitted] for bag in of_slot]
+            others.append([[key for key, admitted in bag if slot.tail == "narrow" or not admitted] for bag in of_slot])
+        pulls = [Pull(self, WIDE, own)]
+        vectors = list(pulls[0].leaf.view(len(self.config.slots), block.num_rows, -1))
+        for place, slot in enumerate(self.config.slots):
+            if slot.tail == "compose":
+                pulls.append(
+                    Pull(self, WIDE, [[fid for key in bag for fid in shared(key, slot)] for bag in others[place]])
+                )
+                vectors[place] = vectors[place] + pulls[-1].leaf
+            if slot.tail == "narrow":
+                pulls.append(Pull(self, NARROW, others[place]))
+                projection = self.model.embedding.tails[str(slot.slot)].projection
+                u = pulls[-1].leaf[:, 1:]
+                lifted = sum(u[:, i, None] * projection[i] for i in range(len(projection)))
+                vectors[place] = vectors[place] + torch.cat([pulls[-1].leaf[:, :1], lifted], 1)
+        logits = self.model(torch.stack(vectors), torch.from_numpy(encoded.numeric))
         labels, weights = (torch.from_numpy(np.array(block.column(name))) for name in ("_label.like", "_weight"))
         loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, labels, weights, reduction="sum")
         self.adam.zero_grad()
         loss.backward()
-        gradients = torch.zeros_like(rows).index_add_(0, place, leaf.grad.reshape(pooled.shape)[bag])
-        gradients = _clipped(gradients, sparse.hyper["clip_norm"]) + sparse.hyper["weight_decay"] * rows
-        sums = sums + gradients * gradients
-        # Not torch.sqrt: MKL's is not correctly rounded, so its last bit is no reference for anybody.
-        root = torch.from_numpy(np.sqrt(sums.numpy()))
-        rows = rows - self._rate(sparse) * gradients / root
+        for pull in pulls:
+            pull.adagrad(self._rate(sparse))
         if dense.hyper["clip_norm"]:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), dense.hyper["clip_norm"])
         self.adam.param_groups[0]["lr"] = self._rate(dense)
@@ -80,15 +93,15 @@ class PlainLoop:
         self.positives += float(weights[labels > 0.5].sum())
         self.negatives += float(weights[labels < 0.5].sum())
         self.model.fm.bias.data.fill_(math.log(self.positives / self.negatives))
-        for i, key in enumerate(distinct.tolist()):
-            self.rows[key], self.sums[key] = rows[i], sums[i]
 
-    def _meet(self, key: int) -> None:
-        if key not in self.rows:
-            model = self.config.model
-            first = _initial_row(key, model.seed, 1 + model.dim, model.init_scale)
-            self.rows[key] = torch.from_numpy(first)
-            self.sums[key] = torch.full((1 + model.dim,), self.config.training.sparse.hyper["initial_accumulator"])
+    def _admit(self, key: int, slot: SlotConfig) -> bool:
+        if slot.tail == "none":
+            return True
+        self.sightings[key] += 1
+        draw = uniform_draw(key, self.sightings[key], self.config.model.seed)
+        if self.sightings[key] >= slot.admit_count and draw < slot.admit_probability:
+            self.admitted.add(key)
+        return key in self.admitted
 
 
 def _clipped(gradients: torch.Tensor, norm: float) -> torch.Tensor:
@@ -102,17 +115,46 @@ def _clipped(gradients: torch.Tensor, norm: float) -> torch.Tensor:
     return gradients * scale[:, None]
 
 
-def _initial_row(key: int, seed: int, dim: int, scale: float) -> np.ndarray:
-    """The definition of a row's first values (native/hash.h), in plain integers: uniform in [-scale, scale)."""
-    start = _mix(key ^ _mix(seed + _GOLDEN & _WORD))
-    bits = [_mix(start + i * _GOLDEN & _WORD) >> 40 for i in range(1, dim + 1)]
-    unit = np.array(bits, np.float32) * np.float32(2**-23) - np.float32(1)
-    return unit * np.float32(scale)
+class Pull:
+    """Some bags of one table: their sums are a leaf, whose gradient teaches the rows."""
+
+    def __init__(self, loop: PlainLoop, table: str, bags: list[list[int]]) -> None:
+        self.loop, self.table = loop, table
+        model, sparse = loop.config.model, loop.config.training.sparse
+        self.dim = 1 + (model.dim if table == WIDE else model.tail_dim)
+        self.keys = [key for bag in bags for key in bag]
+        self.bag = torch.tensor([number for number, bag in enumerate(bags) for _ in bag], dtype=torch.int64)
+        for key in self.keys:
+            if key not in loop.rows[table]:
+                first = initial_row(key, model.seed, self.dim, model.init_scale)
+                loop.rows[table][key] = torch.from_numpy(first)
+                loop.sums[table][key] = torch.full((self.dim,), sparse.hyper["initial_accumulator"])
+        rows = torch.stack([loop.rows[table][key] for key in self.keys]) if self.keys else torch.zeros(0, self.dim)
+        self.leaf = torch.zeros(len(bags), self.dim).index_add_(0, self.bag, rows).requires_grad_()
+
+    def adagrad(self, rate: float) -> None:
+        assert self.leaf.grad is not None
+        gradients: defaultdict[int, Tensor] = defaultdict(lambda: torch.zeros(self.dim))
+        for key, gradient in zip(self.keys, self.leaf.grad[self.bag], strict=True):
+            gradients[key] = gradients[key] + gradient
+        if not gradients:
+            return
+        rows, sums = ([of[self.table][key] for key in gradients] for of in (self.loop.rows, self.loop.sums))
+        hyper = self.loop.config.training.sparse.hyper
+        before = torch.stack(rows)
+        g = _clipped(torch.stack(list(gradients.values())), hyper["clip_norm"]) + hyper["weight_decay"] * before
+        summed = torch.stack(sums) + g * g
+        # Not torch.sqrt: MKL's is not correctly rounded, so its last bit is no reference for anybody.
+        root = torch.from_numpy(np.sqrt(summed.numpy()))
+        moved = before - rate * g / root
+        self.loop.rows[self.table] |= dict(zip(gradients, moved, strict=True))
+        self.loop.sums[self.table] |= dict(zip(gradients, summed, strict=True))
+        self.loop.updates[self.table].update(self.keys)
 
 
-def _mix(x: int) -> int:
-    x ^= x >> 30
-    x = x * 0xBF58476D1CE4E5B9 & _WORD
-    x ^= x >> 27
-    x = x * 0x94D049BB133111EB & _WORD
-    return x ^ x >> 31
+def shared(key: int, slot: SlotConfig) -> list[int]:
+    """The shared rows of an id, as docs/formats.md says."""
+    return [
+        1 << 63 | slot.slot << 33 | partition << 32 | hash_int(key, seed) % slot.tail_rows
+        for partition, seed in enumerate((0x72656D61696E, 0x71756F7469656E))
+    ]

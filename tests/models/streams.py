@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
@@ -13,9 +14,15 @@ from monobeam.models.config import Config, parse
 START_US = 1_700_000_000_000_000
 
 
-def config(slots: Sequence[str], model: str = "", training: str = "", numerics: Sequence[str] = ()) -> Config:
-    """A configuration over features of the given names, with lines added to [model] and [training]."""
-    fields = "".join(f'[[slots]]\nfeature = "{name}"\n' for name in slots)
+def config(
+    slots: Sequence[str],
+    model: str = "",
+    training: str = "",
+    numerics: Sequence[str] = (),
+    of_slots: Mapping[str, str] = MappingProxyType({}),
+) -> Config:
+    """A configuration over features of the given names, with lines added to [model], [training] and some slots."""
+    fields = "".join(f'[[slots]]\nfeature = "{name}"\n{of_slots.get(name, "")}\n' for name in slots)
     fields += "".join(f'[[numerics]]\nfeature = "{name}"\n' for name in numerics)
     labels = '[[labels]]\nname = "like"\naction = "like"\n'
     models = f'[model]\nname = "test"\nlabel = "like"\n{model}\n[training]\n{training}\n'

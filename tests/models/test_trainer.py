@@ -10,10 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from monobeam.models.bridges import TABLE
 from monobeam.models.config import Config
 from monobeam.models.features import FeatureEncoder
 from monobeam.models.metrics import ScoreHistogram
+from monobeam.models.tails import TABLE
 from monobeam.models.trainer import Trainer
 from monobeam.store.dense import decode
 from monobeam.store.memory import MemoryBackend
@@ -47,8 +47,9 @@ def test_parameters_are_those_of_a_plain_torch_loop_bit_for_bit(settings: Config
     for each in blocks:
         plain.step(each)
     got = parameters(trainer, blocks)
-    assert got["keys"].tolist() == sorted(plain.rows)
-    assert np.array_equal(got["rows"], torch.stack([plain.rows[key] for key in sorted(plain.rows)]).numpy())
+    rows = plain.rows[TABLE]
+    assert got["keys"].tolist() == sorted(rows)
+    assert np.array_equal(got["rows"], torch.stack([rows[key] for key in sorted(rows)]).numpy())
     for name, parameter in plain.model.named_parameters():
         assert np.array_equal(got[f"weight/{name}"], parameter.detach().numpy()), name
         if parameter.requires_grad:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from monobeam.native import NONE, Table
-from tests.native.twin import uniform_draw
+from tests.native.hashes import uniform_draw
 
 
 def one(key: int) -> np.ndarray:

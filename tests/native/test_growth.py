@@ -3,7 +3,7 @@
 import numpy as np
 
 from monobeam.native import NONE, Table
-from tests.native.twin import GOLDEN, WORD, unmix
+from tests.native.hashes import GOLDEN, WORD, unmix
 
 
 def test_one_split_per_insert_at_most() -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from monobeam.native import Table, hash_column, hash_ints, hash_strings
-from tests.native import twin
+from tests.native.hashes import hash_bytes, hash_int
 
 SEEDS = st.integers(0, 2**64 - 1)
 SEED = 7
@@ -59,12 +59,12 @@ def test_initial_row_vectors() -> None:
 
 @given(st.lists(st.integers(-(2**63), 2**63 - 1)), SEEDS)
 def test_integers_as_the_twin(values: list[int], seed: int) -> None:
-    assert hash_ints(np.array(values, np.int64), seed).tolist() == [twin.hash_int(v, seed) for v in values]
+    assert hash_ints(np.array(values, np.int64), seed).tolist() == [hash_int(v, seed) for v in values]
 
 
 @given(st.lists(st.binary(max_size=40)), SEEDS)
 def test_strings_as_the_twin(values: list[bytes], seed: int) -> None:
-    assert strings(values, seed).tolist() == [twin.hash_bytes(v, seed) for v in values]
+    assert strings(values, seed).tolist() == [hash_bytes(v, seed) for v in values]
 
 
 def test_no_collisions_and_even_bits() -> None:
@@ -102,7 +102,7 @@ def test_text_columns(kind: pa.DataType) -> None:
     values = ["a", None, "", "monobeam!", "a", "ü"]
     column = pa.array(values, pa.string())
     column = column.dictionary_encode().cast(kind) if pa.types.is_dictionary(kind) else pa.array(values, kind)
-    expected = [0 if value is None else twin.hash_bytes(value.encode(), SEED) for value in values]
+    expected = [0 if value is None else hash_bytes(value.encode(), SEED) for value in values]
     assert hash_column(column, SEED).tolist() == expected
     assert hash_column(column[2:5], SEED).tolist() == expected[2:5]
     assert hash_column(pa.chunked_array([column[:1], column[1:]]), SEED).tolist() == expected
@@ -113,19 +113,19 @@ def test_text_columns(kind: pa.DataType) -> None:
 def test_integer_columns(kind: pa.DataType) -> None:
     values = [3, None, 0, 127]
     column = pa.array(values, kind)
-    expected = [0 if value is None else twin.hash_int(value, SEED) for value in values]
+    expected = [0 if value is None else hash_int(value, SEED) for value in values]
     assert hash_column(column, SEED).tolist() == expected
     assert hash_column(column[1:3], SEED).tolist() == expected[1:3]
 
 
 def test_integer_extremes() -> None:
-    assert hash_column(pa.array([2**64 - 1], pa.uint64()), 1).tolist() == [twin.hash_int(-1, 1)]
-    assert hash_column(pa.array([-(2**63)], pa.int64()), 1).tolist() == [twin.hash_int(-(2**63), 1)]
+    assert hash_column(pa.array([2**64 - 1], pa.uint64()), 1).tolist() == [hash_int(-1, 1)]
+    assert hash_column(pa.array([-(2**63)], pa.int64()), 1).tolist() == [hash_int(-(2**63), 1)]
 
 
 def test_boolean_columns() -> None:
     column = pa.array([True, False, None, True])
-    expected = [twin.hash_int(1, SEED), twin.hash_int(0, SEED), 0, twin.hash_int(1, SEED)]
+    expected = [hash_int(1, SEED), hash_int(0, SEED), 0, hash_int(1, SEED)]
     assert hash_column(column, SEED).tolist() == expected
     assert hash_column(column[2:], SEED).tolist() == expected[2:]
 
@@ -133,10 +133,10 @@ def test_boolean_columns() -> None:
 @pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
 def test_floating_columns(kind: type) -> None:
     hashes = hash_column(pa.array(np.array([1.5, -0.0, 0.0, np.nan, -np.nan, np.inf], kind)), SEED)
-    assert hashes[0] == twin.hash_int(int(np.float64(1.5).view(np.int64)), SEED)
-    assert hashes[1] == hashes[2] == twin.hash_int(0, SEED)
+    assert hashes[0] == hash_int(int(np.float64(1.5).view(np.int64)), SEED)
+    assert hashes[1] == hashes[2] == hash_int(0, SEED)
     assert hashes[3] == hashes[4] != hashes[5]
-    assert hash_column(pa.array([None, 0.0], pa.float64()), SEED).tolist() == [0, twin.hash_int(0, SEED)]
+    assert hash_column(pa.array([None, 0.0], pa.float64()), SEED).tolist() == [0, hash_int(0, SEED)]
 
 
 def test_columns_of_nothing() -> None:

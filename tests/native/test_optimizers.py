@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from monobeam.native import Table
+from tests.native.hashes import initial_row
 from tests.native.optimizers import OPTIMIZERS, make_rule
-from tests.native.twin import initial_row
 
 DIM = 21  # a vector of 16, one of 4 and a single one; or two of 8
 STEPS = 300

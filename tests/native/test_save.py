@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from monobeam.native import NONE, Table
-from tests.native.twin import GOLDEN, WORD, mix
+from tests.native.hashes import GOLDEN, WORD, mix
 
 
 def trained(rows: int = 3_000) -> Table:

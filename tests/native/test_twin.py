@@ -5,6 +5,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -34,11 +35,14 @@ def flatten(bags: list[list[int]]) -> tuple[npt.NDArray[np.uint64], npt.NDArray[
 
 class TableAndTwin(RuleBasedStateMachine):
     @initialize(
-        optimizer=st.sampled_from(sorted(OPTIMIZERS)), dim=st.sampled_from([0, 1, 5, 8]), seed=st.integers(0, 2**64 - 1)
+        optimizer=st.sampled_from(sorted(OPTIMIZERS)),
+        dim=st.sampled_from([0, 1, 5, 8]),
+        seed=st.integers(0, 2**64 - 1),
+        row_format=st.sampled_from(["fp32", "fp32", "fp16", "bf16", "int8"]),
     )
-    def start(self, optimizer: str, dim: int, seed: int) -> None:
-        self.table = Table(dim, optimizer, {}, seed, 0.1)
-        self.twin = Twin(dim, optimizer, {}, seed, 0.1)
+    def start(self, optimizer: str, dim: int, seed: int, row_format: str) -> None:
+        self.table = Table(dim, optimizer, {}, seed, 0.1, row_format=row_format)
+        self.twin = Twin(dim, optimizer, {}, seed, 0.1, row_format)
 
     @rule(
         slot=st.integers(0, 3),
@@ -83,6 +87,10 @@ class TableAndTwin(RuleBasedStateMachine):
     def apply(self, bags: list[list[int]], seed: int) -> None:
         keys, offsets = flatten(bags)
         gradients = np.random.default_rng(seed).normal(size=(len(bags), self.table.dim)).astype(np.float32)
+        if self.table.row_format == "int8":
+            with pytest.raises(ValueError, match="int8 are for serving"):
+                self.table.apply_pooled(self.table.find(keys), offsets, gradients, RATE)
+            return
         self.table.apply_pooled(self.table.find(keys), offsets, gradients, RATE)
         self.twin.apply_pooled(bags, gradients, RATE)
 

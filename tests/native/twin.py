@@ -6,53 +6,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from tests.native.formats import nearest, stochastic
+from tests.native.hashes import initial_row, uniform_draw
 from tests.native.optimizers import make_rule
 
-NONE = 0xFFFFFFFF
-WORD = (1 << 64) - 1
-GOLDEN = 0x9E3779B97F4A7C15
-DRAW = 0xD1B54A32D192ED03
-
 Floats = npt.NDArray[np.float32]
-
-
-def mix(x: int) -> int:
-    x ^= x >> 30
-    x = x * 0xBF58476D1CE4E5B9 & WORD
-    x ^= x >> 27
-    x = x * 0x94D049BB133111EB & WORD
-    return x ^ x >> 31
-
-
-def unmix(x: int) -> int:
-    x ^= x >> 31 ^ x >> 62
-    x = x * pow(0x94D049BB133111EB, -1, 1 << 64) & WORD
-    x ^= x >> 27 ^ x >> 54
-    x = x * pow(0xBF58476D1CE4E5B9, -1, 1 << 64) & WORD
-    return x ^ x >> 30 ^ x >> 60
-
-
-def hash_int(value: int, seed: int) -> int:
-    return mix(mix(seed + GOLDEN & WORD) ^ value & WORD)
-
-
-def hash_bytes(data: bytes, seed: int) -> int:
-    h = mix(seed + GOLDEN & WORD)
-    for start in range(0, len(data), 8):
-        h = mix(h ^ int.from_bytes(data[start : start + 8], "little"))
-    return mix(h ^ len(data))
-
-
-def initial_row(key: int, seed: int, dim: int, init_scale: float) -> Floats:
-    start = mix(key ^ mix(seed + GOLDEN & WORD))
-    bits = [mix(start + (i + 1) * GOLDEN & WORD) >> 40 for i in range(dim)]
-    unit = np.array(bits, np.float32) * np.float32(2.0**-23) - np.float32(1)
-    return unit * np.float32(init_scale)
-
-
-def uniform_draw(key: int, n: int, seed: int) -> float:
-    bits = mix(mix(key ^ mix(seed + DRAW & WORD)) + n * GOLDEN & WORD)
-    return (bits >> 11) * 2.0**-53
 
 
 @dataclass
@@ -84,6 +42,7 @@ class Twin:
     hyper: Mapping[str, float]
     seed: int
     init_scale: float
+    row_format: str = "fp32"
     rows: dict[int, Row] = field(default_factory=dict)
     pending: dict[int, Pending] = field(default_factory=dict)
     policies: dict[int, Policy] = field(default_factory=dict)
@@ -119,9 +78,12 @@ class Twin:
     def _add_row(self, key: int, seen: int) -> Row:
         waiting = self.pending.pop(key, None)
         values = initial_row(key, self.seed, self.dim, self.init_scale)
-        row = Row(values, self.rule.initial_state(self.dim), waiting.seen if waiting else seen)
+        row = Row(self._held(values), self.rule.initial_state(self.dim), waiting.seen if waiting else seen)
         self.rows[key] = row
         return row
+
+    def _held(self, values: Floats) -> Floats:
+        return nearest(self.row_format, values[None])[0]
 
     def embedding(self, key: int) -> Floats:
         return self.rows[key].values if key in self.rows else np.zeros(self.dim, np.float32)
@@ -144,6 +106,8 @@ class Twin:
         for key, total in sums.items():
             row = self.rows[key]
             self.rule.step(row.values, row.state, total, np.float32(learning_rate))
+            if self.row_format != "fp32":
+                row.values = stochastic(self.row_format, row.values, row.updates, self.seed)
             self.updated.add(key)
 
     def touched(self) -> list[int]:
@@ -168,14 +132,14 @@ class Twin:
         for key, data in zip(keys, rows, strict=True):
             row = self.rows.get(key) or self._add_row(key, 0)
             floats = data[:-16].copy().view("<f4")
-            row.values, row.state = floats[: self.dim].copy(), floats[self.dim :].copy()
+            row.values, row.state = self._held(floats[: self.dim]), floats[self.dim :].copy()
             row.seen = int(data[-16:-12].copy().view("<u4")[0])
             row.updates = int(data[-8:].copy().view("<u8")[0])
 
     def import_values(self, keys: Sequence[int], values: Floats) -> None:
         for key, value in zip(keys, values, strict=True):
             row = self.rows.get(key) or self._add_row(key, 0)
-            row.values = value.copy()
+            row.values = self._held(value)
             row.state[:] = 0
 
     def erase(self, keys: Sequence[int]) -> int:

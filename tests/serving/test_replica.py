@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from monobeam.logs.log import open_log
-from monobeam.models.bridges import TABLE
 from monobeam.models.config import parse as parse_config
+from monobeam.models.tails import TABLE
 from monobeam.serving.columns import FeatureTypes
 from monobeam.serving.follower import Follower
 from monobeam.serving.freshness import Freshness
@@ -233,7 +233,7 @@ def test_dense_weights_that_were_missed_are_read_from_the_store(world: World) ->
 def test_answers_go_on_while_a_large_event_is_applied() -> None:
     config = parse_config(CONFIG)
     replica = Replica(config)
-    predictor, one = Predictor(config, replica.tables[TABLE]), asked(1)
+    predictor, one = Predictor(config, replica.tables), asked(1)
     keys = np.arange(1, 1_000_001, dtype=np.uint64)
     values = np.ones((len(keys), DIM), np.float32)
     large = SyncEvent("test", 0, 1, 0, 1, {TABLE: TableChange(keys, values, keys[:0])}, 0)
@@ -253,7 +253,7 @@ def test_scores_are_those_of_the_whole_rows_encoded_as_for_training(world: World
     world.commit(1)
     replica = Replica(world.config)
     replica.load(world.backend())
-    scores = Predictor(world.config, replica.tables[TABLE]).score(asked(seed), replica.dense)
+    scores = Predictor(world.config, replica.tables).score(asked(seed), replica.dense)
     np.testing.assert_allclose(scores.probabilities, world.expected(request(seed)), rtol=1e-6)
     assert sorted(scores.order.tolist()) == list(range(10))
     assert (np.diff(scores.probabilities[scores.order]) <= 0).all()
@@ -267,7 +267,7 @@ def test_unknown_ids_count_and_score_as_zeros(world: World) -> None:
         "candidates": [{"item_id": 1, "tags": ["a", "b"]}, {"item_id": 2, "tags": []}, {"tags": ["a"]}],
     }
     one = parse(json.dumps(body).encode(), FeatureTypes(config), 10)
-    scores = Predictor(config, replica.tables[TABLE]).score(one, replica.dense)
+    scores = Predictor(config, replica.tables).score(one, replica.dense)
     assert scores.unknown_fids == 2 + 2 + 3 + 2  # user and country once, items, tags, country x item
     assert np.ptp(scores.probabilities) == 0
 

@@ -91,11 +91,11 @@ def request(seed: int, candidates: int = 10, **more: Any) -> dict[str, Any]:
 class World:
     """A folder with a configuration, a store, a trainer and logs."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, config: str = CONFIG) -> None:
         self.folder = folder
-        self.config: Config = parse(CONFIG)
+        self.config: Config = parse(config)
         self.config_file = folder / "model.toml"
-        self.config_file.write_text(CONFIG)
+        self.config_file.write_text(config)
         self.store = Store(self.config.store_spec(), open_backend(self.uri("store")))
         self.trainer = Trainer(self.config, self.store)
         self.sync: Appender = open_log(self.uri("sync"), partitions=1).appender(0, SYNC)

@@ -1,0 +1,202 @@
+"""What admission and tails cost and give: progressive AUC and bytes of rows, on MovieLens in time order.
+
+The model of examples/movielens, one pass, each block scored before it is learnt. The ids of users, items and of the
+cross of users and genres are admitted at their k-th sighting; ids that are not are zeros ("none"), composed of shared
+rows, or have narrow rows. "all" admits every id at once. A seed is one of first values; all contestants get the same
+ones, so differences are paired. Bytes are those of rows (embedding, optimizer state, time, count), without the index.
+
+    python -m benchmarks.tails [--data folder-or-zip] [--admit 20] [--rows 100] [--seeds 3]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from examples.movielens.dataset import Ratings, read
+from monobeam.models.config import Config, parse
+from monobeam.models.metrics import ScoreHistogram
+from monobeam.models.trainer import Trainer
+from monobeam.store.memory import MemoryBackend
+from monobeam.store.store import Store
+
+MOVIELENS = Path(".tools/data/recbole-1.2.1-py3-none-any.whl")
+BLOCK = 64
+COMMIT_EVERY = 256  # blocks
+
+CONFIG = """
+[join]
+window = "1s"
+[[labels]]
+name = "like"
+action = "like"
+[[slots]]
+feature = "user_id"
+{rule}
+[[slots]]
+feature = "item_id"
+{rule}
+[[slots]]
+feature = "genres"
+[[slots]]
+feature = "occupation"
+[[slots]]
+feature = "gender"
+[[slots]]
+feature = "age_decade"
+[[slots]]
+feature = "year"
+[[slots]]
+features = ["user_id", "genres"]
+{rule}
+[model]
+name = "movielens"
+label = "like"
+dim = 10
+hidden = [32]
+seed = {seed}
+tail_dim = {tail_dim}
+[training]
+sparse = {{ optimizer = "adagrad", learning_rate = 0.05, initial_accumulator = 0.01 }}
+dense = {{ optimizer = "adam", learning_rate = 0.003 }}
+"""
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A rule for the slots with many ids: admission and tail."""
+
+    name: str
+    rule: str = ""
+    tail_dim: int = 4
+
+    def config(self, seed: int) -> Config:
+        return parse(CONFIG.format(rule=self.rule, tail_dim=self.tail_dim, seed=seed))
+
+
+def contestants(admit: Sequence[int], rows: int, tail_dim: int) -> list[Contestant]:
+    compose, narrow = f'tail = "compose"\ntail_rows = {rows}', 'tail = "narrow"'
+    found = [Contestant("all")]
+    for count in admit:
+        rule = f"admit_count = {count}"
+        found += [
+            Contestant(f"{count}, none", rule),
+            Contestant(f"{count}, compose", f"{rule}\n{compose}"),
+            Contestant(f"{count}, narrow", f"{rule}\n{narrow}", tail_dim),
+        ]
+    never = "admit_probability = 0"
+    return [
+        *found,
+        Contestant("never, none", never),
+        Contestant("never, compose", f"{never}\n{compose}"),
+        Contestant("never, narrow", f"{never}\n{narrow}", tail_dim),
+    ]
+
+
+def blocks(ratings: Ratings) -> Iterator[pa.RecordBatch]:
+    """Examples in time order: a rating of four stars or more is a like."""
+    table = ratings.table()
+    labels = (ratings.rating >= 4).astype(np.float32)
+    n, time = len(ratings), ratings.timestamp * 1_000_000
+    columns = {
+        "_key": pa.array(np.arange(n, dtype=np.uint64)),
+        "_id": pa.array([f"i{i}" for i in range(n)]),
+        "_time": pa.array(time),
+        "_decided": pa.array(time),
+        "_kind": pa.array((labels < 0.5).astype(np.uint8)),
+        "_weight": pa.array(np.ones(n, np.float32)),
+        "_rate": pa.array(np.ones(n, np.float32)),
+        "_arrival": pa.array(np.zeros(n, np.int64)),
+        "_label.like": pa.array(labels),
+        "age_decade": pc.divide(table["age"], 10),
+    }
+    columns |= {name: table[name] for name in ("user_id", "item_id", "genres", "occupation", "gender", "year")}
+    return iter(pa.table(columns).combine_chunks().to_batches(BLOCK))
+
+
+@dataclass(frozen=True)
+class Run:
+    """One pass: progressive AUC and log loss, rows and their bytes at its end (shared rows and counts included)."""
+
+    auc: float
+    log_loss: float
+    rows: int
+    row_bytes: int
+
+
+def run(config: Config, ratings: Ratings) -> Run:
+    store = Store(config.store_spec(), MemoryBackend())
+    trainer, scores = Trainer(config, store), ScoreHistogram()
+    for offset, block in enumerate(blocks(ratings)):
+        trainer.train(block, 0, offset)
+        if offset % COMMIT_EVERY == COMMIT_EVERY - 1:
+            scores = scores.merge(ScoreHistogram.from_arrays(trainer.commit(offset)[1]["arrays"]))
+    events, metrics = trainer.commit(len(ratings), final=True)
+    scores = scores.merge(ScoreHistogram.from_arrays(metrics["arrays"]))
+    changed = store.changed(0, 0)
+    assert events
+    assert changed is not None
+    tables = changed.tables.values()
+    return Run(scores.auc(), scores.log_loss(), store.rows, sum(change.rows.nbytes for change in tables))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=MOVIELENS)
+    parser.add_argument("--admit", type=int, nargs="+", default=[20], help="sightings (default: %(default)s)")
+    parser.add_argument("--rows", type=int, default=100, help="shared rows of each partition (default: %(default)s)")
+    parser.add_argument("--tail-dim", type=int, default=4, help="factors of a narrow row (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--ratings", type=int, help="only the first so many")
+    options = parser.parse_args(argv)
+    ratings = read(options.data)
+    ratings = ratings.head(options.ratings) if options.ratings else ratings
+    print(f"{len(ratings):,} ratings, {options.seeds} seeds; mean, and mean difference to all (95 %: Student's t)")
+    print(f"{'admitted at, tail':<18}{'AUC':>8}{'diff':>10}{'+-':>8}{'log loss':>10}{'rows':>9}{'MB':>7}{'of all':>8}")
+    figures: dict[str, dict[str, float]] = {}
+    baseline: list[Run] = []
+    for contestant in contestants(options.admit, options.rows, options.tail_dim):
+        runs = [run(contestant.config(seed), ratings) for seed in range(1, options.seeds + 1)]
+        baseline = baseline or runs
+        figures[contestant.name] = row = _figures(runs, baseline)
+        print(
+            f"{contestant.name:<18}{row['auc']:>8.4f}{row['auc_difference']:>+10.4f}{row['interval']:>8.4f}"
+            f"{row['log_loss']:>10.4f}{row['rows']:>9,.0f}{row['row_bytes'] / 1e6:>7.2f}{row['share']:>8.0%}"
+        )
+    print(json.dumps(figures))
+
+
+def _figures(runs: Sequence[Run], baseline: Sequence[Run]) -> dict[str, float]:
+    differences = np.array([one.auc - other.auc for one, other in zip(runs, baseline, strict=True)])
+    row_bytes = float(np.mean([one.row_bytes for one in runs]))
+    return {
+        "auc": float(np.mean([one.auc for one in runs])),
+        "auc_difference": float(differences.mean()),
+        "interval": _half_width(differences),
+        "log_loss": float(np.mean([one.log_loss for one in runs])),
+        "rows": float(np.mean([one.rows for one in runs])),
+        "row_bytes": row_bytes,
+        "share": row_bytes / float(np.mean([one.row_bytes for one in baseline])),
+    }
+
+
+# Student's t, 97.5 %, by degrees of freedom.
+_T = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
+
+
+def _half_width(differences: np.ndarray) -> float:
+    """Of a 95 % interval of the mean; not a number for a single seed."""
+    n = len(differences)
+    return _T.get(n - 1, 2.0) * float(differences.std(ddof=1)) / math.sqrt(n) if n > 1 else math.nan
+
+
+if __name__ == "__main__":
+    main()

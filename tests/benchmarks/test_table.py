@@ -1,0 +1,120 @@
+"""The benchmark of the table runs whole, on few keys and without peers; its figures are not looked at."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks._table import workload
+from benchmarks._table.contestant import BUILD_BATCH, blocks
+from benchmarks._table.measure import OURS, TFRA, TFRA_HUGE_PAGES, Cell, Results
+from benchmarks._table.process import ROOT, AbsentError, Entry, Process
+from benchmarks._table.ratios import worst
+
+ASKED_FOR = {
+    "lookup_uniform_to_tfra",
+    "lookup_zipf_to_tfra",
+    "lookup_uniform_to_limit",
+    "lookup_zipf_to_limit",
+    "train_to_tfra",
+    "train_to_fbgemm",
+    "update_to_limit",
+    "build_mkeys_per_cpu_second",
+    "longest_call_ms",
+    "bytes_per_key_overhead",
+    "two_threads",
+    "save_to_limit",
+    "load_to_limit",
+}
+OF_PEERS = {name for name in ASKED_FOR if "tfra" in name or "fbgemm" in name}
+
+
+def test_a_quick_run() -> None:
+    few = "--quick --keys 20000 --rounds 1 --batches 1024"
+    command = [sys.executable, "-m", "benchmarks.table", *few.split()]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout.splitlines()[-1])
+
+    ratios, reasons = result["ratios"], result["reasons"]
+    assert set(ratios) >= ASKED_FOR
+    assert {name for name, value in ratios.items() if value is None} == set(reasons)
+    assert set(reasons) >= OF_PEERS
+    assert all(reasons.values())
+    assert not (ASKED_FOR - OF_PEERS) & set(reasons)
+    assert all(math.isfinite(value) and value > 0 for value in ratios.values() if value is not None)
+    assert {name for name, goal in result["goals"].items() if goal["met"] is None} <= OF_PEERS
+    assert "2.41 (4096)" in done.stdout  # what a peer that is not there last reached
+    assert result["last_measured"]["tfra/serving/lookup/uniform"] == [2.41, 2.26, 2.39]
+
+
+def test_a_bad_option_is_quoted() -> None:
+    command = [sys.executable, "-m", "benchmarks.table", "--batches", "4096", "0"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "[4096, 0]" in done.stderr
+
+
+def test_windows_are_what_they_say(tmp_path: Path) -> None:
+    keys, window = 5000, 1 << 14
+    workload.write(tmp_path, keys, window, seed=3)
+    drawn = workload.Workload(tmp_path, keys)
+    for distribution in workload.DISTRIBUTIONS:
+        batches = drawn.batches(distribution, 1, 1000)
+        assert batches.shape == (16, 1000)
+        assert batches.max() < keys
+        assert not np.array_equal(batches, drawn.batches(distribution, 2, 1000))
+        assert np.array_equal(batches, drawn.batches(distribution, 1 + workload.WINDOWS, 1000))
+
+    counts = np.sort(np.bincount(np.load(tmp_path / "zipf.npy").ravel(), minlength=keys))[::-1]
+    expected = np.arange(1, keys + 1) ** -workload.ZIPF
+    expected *= workload.WINDOWS * window / expected.sum()
+    assert counts[:10] == pytest.approx(expected[:10], rel=0.05)
+    assert workload.Workload(tmp_path, 10).batches("zipf", 0, 64).max() < 10
+
+
+def test_keys_are_distinct_and_the_generators() -> None:
+    keys = workload.keys_of(np.arange(100_000, dtype=np.uint32))
+    assert len(np.unique(keys)) == len(keys)
+    # The first outputs of splitmix64 with seed 0.
+    assert [hex(key) for key in keys[:2].tolist()] == ["0xe220a8397b1dcdaf", "0x6e789e6aa1b965f4"]
+
+
+def test_blocks_cover_all_keys_once() -> None:
+    count = 256 * BUILD_BATCH + 5
+    batches = [batch for block in blocks(count) for batch in block]
+    assert max(map(len, batches)) == BUILD_BATCH
+    assert np.array_equal(np.concatenate(batches), np.arange(count))
+
+
+def test_the_worst_cell_against_the_better_peer() -> None:
+    small, large = (Cell("serving", "lookup", "uniform", batch) for batch in (1, 2))
+    results = Results()
+    for name, cell, seconds in [
+        (OURS.name, small, [1, 1, 1]),
+        (OURS.name, large, [2, 2, 2]),
+        (TFRA, small, [9, 9, 1]),
+        (TFRA, large, [8, 8, 8]),
+        (TFRA_HUGE_PAGES, small, [9, 9, 9]),
+        (TFRA_HUGE_PAGES, large, [99, 6, 1]),
+    ]:
+        results.passes[name, cell] = [{"keys": 10, "cpu": s} for s in seconds]
+    both = worst(results, "both", [small, large], (TFRA, TFRA_HUGE_PAGES), goal=3.5)
+    assert (both.value, both.met) == (3, False)
+    assert TFRA_HUGE_PAGES in both.other
+    one = worst(results, "one", [small, large], (TFRA,), goal=3.5)
+    assert (one.value, one.met) == (4, True)
+    none = worst(results, "none", [small], ("fbgemm",), goal=2)
+    assert (none.value, none.met) == (None, None)
+    assert "fbgemm" in none.reason
+
+
+def test_a_peer_that_is_not_there_is_absent() -> None:
+    with pytest.raises(AbsentError, match="make peers"):
+        Process(Entry("nobody", "nobody", "nobody"), settings=None)  # type: ignore[arg-type]
