@@ -15,8 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from monobeam.logs.container import Header, encode_block, encode_header
-from monobeam.logs.log import Chunk, LockedError, LogError, Schema, encode_records
+from monobeam.logs.container import Header, block_parts, encode_header
+from monobeam.logs.log import Chunk, LockedError, LogError, Schema, encode_each
 from monobeam.logs.segment import READ_BYTES, Segment
 
 logger = logging.getLogger(__name__)
@@ -270,17 +270,21 @@ class FileAppender:
 
     def append(self, records: Sequence[Mapping[str, Any]]) -> int:
         """Append all records or none; the offset of the first (see Appender)."""
-        return self.append_payload(len(records), encode_records(self._new.schema, records))
+        datums = encode_each(self._new.schema, records)
+        return self._append(len(datums), datums[0] if len(datums) == 1 else b"".join(datums))
 
     def append_payload(self, count: int, payload: bytes) -> int:
         """Append ``count`` datums that are encoded already (see Appender)."""
+        return self._append(count, payload)
+
+    def _append(self, count: int, payload: bytes | bytearray) -> int:
         if self._lock < 0:
             raise LogError(f"{self._place}: the appender is closed")
         first = self.end
         if count:
             if self._size >= SEGMENT_BYTES:
                 self._roll()
-            self._write(encode_block(count, payload, self._open))
+            self._write(block_parts(count, payload, self._open))
             self.end += count
         return first
 
@@ -288,23 +292,23 @@ class FileAppender:
         os.close(self._file)
         self._file, self._size, self._open = -1, 0, self._new
 
-    def _write(self, block: bytes) -> None:
-        data = block
+    def _write(self, parts: list[bytes | bytearray]) -> None:
         if self._file < 0:
             path = self._place / f"{self.end:020d}{SUFFIX}"
             self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-            data = self._header + block
+            parts = [self._header, *parts]
+        size = sum(map(len, parts))
         try:
-            written = os.write(self._file, data)
-            if written != len(data):
-                raise OSError(f"{self._place}: only {written} of {len(data)} bytes could be written: disk full?")
+            written = os.writev(self._file, parts)
+            if written != size:
+                raise OSError(f"{self._place}: only {written} of {size} bytes could be written: disk full?")
         except OSError:
             os.ftruncate(self._file, self._size)
             if not self._size:
                 os.close(self._file)
                 self._file = -1
             raise
-        self._size += len(data)
+        self._size += size
 
     def close(self) -> None:
         """Let others append to the partition."""

@@ -144,13 +144,26 @@ def parsed(schema: str) -> Any:
 
 def encode_records(schema: str, records: Iterable[Mapping[str, Any]]) -> bytes:
     """Concatenated datums; ValueError quotes the record that does not fit."""
-    parsed_schema, sink = parsed(schema), io.BytesIO()
+    return b"".join(encode_each(schema, records))
+
+
+def encode_each(schema: str, records: Iterable[Mapping[str, Any]]) -> list[bytes | bytearray]:
+    """The datum of every record, as fastavro made it: a sync event is large, and every copy of it is felt."""
+    parsed_schema, sink = parsed(schema), _Datums()
     for record in records:
         try:
             fastavro.schemaless_writer(sink, parsed_schema, record)
         except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
             raise ValueError(f"record {str(record)[:200]}: does not fit its schema: {error!r}") from error
-    return sink.getvalue()
+    return sink.written
+
+
+class _Datums:
+    """What fastavro writes to: keeps what comes as it comes."""
+
+    def __init__(self) -> None:
+        self.written: list[bytes | bytearray] = []
+        self.write = self.written.append
 
 
 def records(chunks: Iterable[Chunk]) -> list[dict[str, Any]]:

@@ -67,16 +67,20 @@ class FeatureEncoder:
         ``MAX_CROSS_IDS``, the last feature's values changing fastest. ValueError where a column's type cannot be a
         feature. Of a dictionary column each value is hashed once, however often it is repeated.
         """
-        keys: list[Uint64s] = []
-        lengths: list[Int64s] = []
-        for slot in self._slots:
-            hashes = _slot_hashes(batch, slot)
-            keys.append((hashes.values & _VALUE_MASK) | np.uint64(slot.slot << SLOT_SHIFT))
-            lengths.append(np.diff(hashes.offsets))
-        numeric = np.zeros((batch.num_rows, len(self._numerics)), np.float32)
+        rows, columns = batch.num_rows, [_slot_hashes(batch, slot) for slot in self._slots]
+        keys = np.empty(sum(len(hashes.values) for hashes in columns), np.uint64)
+        offsets = np.zeros(len(columns) * rows + 1, np.int64)
+        start = 0
+        for number, (slot, hashes) in enumerate(zip(self._slots, columns, strict=True)):
+            ids = keys[start : start + len(hashes.values)]
+            np.bitwise_and(hashes.values, _VALUE_MASK, out=ids)
+            np.bitwise_or(ids, np.uint64(slot.slot << SLOT_SHIFT), out=ids)
+            np.add(hashes.offsets[1:], start, out=offsets[number * rows + 1 : (number + 1) * rows + 1])
+            start += len(ids)
+        numeric = np.zeros((rows, len(self._numerics)), np.float32)
         for column, config in enumerate(self._numerics):
             numeric[:, column] = _numbers(batch, config)
-        return Encoded(Bags(np.concatenate(keys), _offsets(np.concatenate(lengths))), numeric)
+        return Encoded(Bags(keys, offsets), numeric)
 
 
 def _slot_hashes(batch: pa.RecordBatch, slot: SlotConfig) -> _Hashes:

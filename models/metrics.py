@@ -46,12 +46,13 @@ class ScoreHistogram:
         if np.isnan(z).any():
             raise ValueError(f"logits: {int(np.isnan(z).sum())} of {len(z)} are not numbers")
         bins = np.clip((z + LIMIT) * (BINS / (2 * LIMIT)), 0, BINS - 1).astype(np.int64)
-        losses = np.logaddexp(0.0, np.where(y, -z, z))
+        small = np.exp(-np.abs(z))  # never too large, so neither of what follows overflows or cancels
+        losses = np.maximum(np.where(y, -z, z), 0.0) + np.log1p(small)
         return cls(
             np.bincount(bins[y], w[y], BINS).astype(np.float64),
             np.bincount(bins[~y], w[~y], BINS).astype(np.float64),
             float(w @ losses),
-            float(w @ np.exp(-np.logaddexp(0.0, -z))),
+            float(w @ (np.where(z < 0, small, 1.0) / (1.0 + small))),
         )
 
     def merge(self, other: ScoreHistogram) -> ScoreHistogram:

@@ -29,6 +29,8 @@ struct SlotPolicy {
 class Policies {
  public:
   explicit Policies(uint64_t seed) : seed_(seed) {}
+  Policies(const Policies&) = delete;
+  Policies& operator=(const Policies&) = delete;
 
   void set(uint32_t slot, const SlotPolicy& policy) {
     if (slot >= kSlotIds) {
@@ -38,9 +40,8 @@ class Policies {
       throw std::invalid_argument("admit_probability " + std::to_string(policy.admit_probability) +
                                   " must be in [0, 1]");
     }
-    by_slot_[slot] = policy;
     quick_.resize(kSlotIds);
-    for (const auto& [number, known] : by_slot_) quick_[number] = &known;
+    quick_[slot] = &(by_slot_[slot] = policy);
   }
 
   bool none() const { return by_slot_.empty(); }
@@ -75,7 +76,7 @@ class Policies {
 
   uint64_t seed_;
   std::map<uint32_t, SlotPolicy> by_slot_;
-  std::vector<const SlotPolicy*> quick_;  // by slot
+  std::vector<const SlotPolicy*> quick_;  // by slot; nodes of a map stay where they are
 };
 
 }  // namespace monobeam

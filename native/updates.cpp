@@ -44,7 +44,8 @@ void Table::apply_pooled(Span<const uint32_t> handles, Span<const int64_t> offse
     throw std::invalid_argument("learning_rate " + std::to_string(learning_rate) + " must be finite and " +
                                 (optimizer_->divides_by_rate() ? "> 0" : ">= 0"));
   }
-  thread_local RowGradients batch;
+  thread_local RowGradients own;
+  RowGradients& batch = own;
   batch.read(handles, offsets, gradients, dim());
   const auto turn = lock_.turn();
   check_handles(handles);

@@ -40,10 +40,14 @@ class SeenKeys:
 
 @dataclass(frozen=True)
 class ShardCommit:
-    """What changed in a shard since its last epoch, by table; tables without a change may be left out."""
+    """What changed in a shard since its last epoch, by table; tables without a change may be left out.
+
+    ``live_bytes``: of all its ids and rows, as of this commit; None where that is not known.
+    """
 
     epoch: int
     tables: Mapping[str, Change]
+    live_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -147,6 +151,17 @@ def open_backend(uri: str) -> Backend:
     if kind == "lmdb" and place:
         return LmdbBackend(place)
     raise ValueError(f"store {uri!r}: must be memory:, memory:NAME or lmdb:DIRECTORY")
+
+
+def fold_is_due(base_bytes: int, delta_bytes: int, live_bytes: int | None, fold_bytes: int) -> bool:
+    """Whether more of a base and its deltas is superseded than live, and more than ``fold_bytes``.
+
+    Folding writes the live rows anew, so it must not come before it frees as much: then every byte that is written
+    costs at most one more, and what is stored stays below twice what is live. New ids supersede nothing. Where the
+    live bytes are not known, they are taken to be those of the base.
+    """
+    live = base_bytes if live_bytes is None else live_bytes
+    return base_bytes + delta_bytes - live > max(fold_bytes, live)
 
 
 def check_commit(uri: str, before: Manifest | None, commit: Commit) -> None:

@@ -10,9 +10,10 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from monobeam.store.backend import BackendError, SeenKeys
 from monobeam.store.changes import NO_KEYS, Change
@@ -36,8 +37,8 @@ class TableChange(NamedTuple):
     change: Change
 
 
-def encode(table: int, change: Change) -> Iterator[bytes]:
-    """A change cut into chunks."""
+def encode(table: int, change: Change) -> Iterator[memoryview]:
+    """A change cut into chunks; take one before the next is made, and its memory is used again."""
     row_bytes = change.rows.shape[1]
     step = max(1, CHUNK_BYTES // (8 + row_bytes))
     for start in range(0, len(change.keys), step):
@@ -48,11 +49,11 @@ def encode(table: int, change: Change) -> Iterator[bytes]:
         yield encode_whole(table, Change(NO_KEYS, change.rows[:0], change.deletes[start : start + step]))
 
 
-def encode_whole(table: int, change: Change) -> bytes:
+def encode_whole(table: int, change: Change) -> memoryview:
     """A change as one chunk, whatever its size."""
     header = struct.pack("<5I", change.rows.shape[1], len(change.keys), len(change.deletes), table, 0)
-    ids = (part.astype("<u8", copy=False).tobytes() for part in (change.keys, change.deletes))
-    return _sealed(header, *ids, change.rows.tobytes())
+    ids = (part.astype("<u8", copy=False) for part in (change.keys, change.deletes))
+    return _sealed(header, *ids, change.rows.reshape(-1))
 
 
 def decode(key: bytes, value: memoryview | bytes) -> TableChange:
@@ -66,12 +67,12 @@ def decode(key: bytes, value: memoryview | bytes) -> TableChange:
     return TableChange(table, Change(ids[:count], rows, ids[count:]))
 
 
-def encode_seen(seen: SeenKeys) -> Iterator[bytes]:
+def encode_seen(seen: SeenKeys) -> Iterator[memoryview]:
     """Example keys cut into chunks."""
     for start in range(0, len(seen.keys), SEEN_KEYS):
         keys, seconds = seen.keys[start : start + SEEN_KEYS], seen.seconds[start : start + SEEN_KEYS]
         header = struct.pack("<3I", len(keys), int(seconds.max()), 0)
-        yield _sealed(header, keys.astype("<u8", copy=False).tobytes(), seconds.astype("<u4", copy=False).tobytes())
+        yield _sealed(header, keys.astype("<u8", copy=False), seconds.astype("<u4", copy=False))
 
 
 def decode_seen(key: bytes, value: memoryview | bytes) -> SeenKeys:
@@ -89,9 +90,12 @@ def newest_second(value: memoryview | bytes) -> int:
     return int(_SEEN.unpack_from(value)[2])
 
 
-def _sealed(*parts: bytes) -> bytes:
-    body = b"".join(parts)
-    return _CRC.pack(zlib.crc32(body)) + body
+def _sealed(header: bytes, *arrays: npt.NDArray[Any]) -> memoryview:
+    """The checksum and all that it is of, copied once."""
+    start = np.frombuffer(bytes(_CRC.size) + header, np.uint8)
+    value = np.concatenate([start, *(array.view(np.uint8) for array in arrays)]).data
+    _CRC.pack_into(value, 0, zlib.crc32(value[_CRC.size :]))
+    return value
 
 
 def _check(key: bytes, value: memoryview | bytes, header: int) -> None:

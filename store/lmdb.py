@@ -1,9 +1,10 @@
 """The embedded backend: one LMDB environment, log-structured.
 
-A commit writes one delta per shard: the rows touched since the last. When a shard's deltas have outgrown its base they
-are folded into a new base, a piece with every commit, so that a row is rewritten O(1) times on average and a commit
-costs in proportion to what it changes. Deltas stay for a while after folding, for replicas that fell behind. A commit
-is one transaction: readers, and whoever opens the store after a crash, see the previous state or the next.
+A commit writes one delta per shard: the rows touched since the last. When more of a shard's base and deltas is
+superseded than live, they are folded into a new base, a piece with every commit, so that a row is rewritten O(1) times
+on average and a commit costs in proportion to what it changes. Deltas stay for a while after folding, for replicas that
+fell behind. A commit is one transaction: readers, and whoever opens the store after a crash, see the previous state or
+the next.
 
 Keys, besides those of ``ShardLog``: M (manifest, JSON), K number (chunk of example keys, in the order of first sight),
 T number and W number (parts of the trainer's bytes and of the encoded dense weights). The file ``owner`` is locked by
@@ -36,6 +37,7 @@ from monobeam.store.backend import (
     OwnedError,
     SeenKeys,
     check_commit,
+    fold_is_due,
 )
 from monobeam.store.changes import Change, merge
 from monobeam.store.environment import MAP_BYTES, Environment
@@ -53,9 +55,9 @@ _FOLD_STEP = 1 << 20
 class LmdbBackend:
     """A store in a directory, which the first owner creates.
 
-    ``keep_epochs``: how many deltas outlive folding; ``fold_bytes``: deltas are folded once they exceed this and the
-    base; ``map_bytes``: address space to begin with; ``durable``: whether commits wait for the disk (without, a crash
-    of the machine may cost the last ones, or the store).
+    ``keep_epochs``: how many deltas outlive folding; ``fold_bytes``: no folding before so much is superseded (see
+    ``fold_is_due``); ``map_bytes``: address space to begin with; ``durable``: whether commits wait for the disk
+    (without, a crash of the machine may cost the last ones, or the store).
     """
 
     def __init__(
@@ -196,7 +198,7 @@ class LmdbBackend:
                 if len(change.keys):
                     yield Block(names[number], change.keys, change.rows)
 
-    def _fold_on(self, commit: Commit) -> dict[int, list[bytes]]:
+    def _fold_on(self, commit: Commit) -> dict[int, list[memoryview]]:
         """The next pieces of the folds that are due, at a pace that ends them before the next are due."""
         pieces = {}
         with self._read() as txn:
@@ -206,14 +208,16 @@ class LmdbBackend:
             for number, shard in enumerate(commit.shards):
                 log = ShardLog(txn, number)
                 state = log.state()
-                if number not in self._folds and state.delta_bytes > max(self._fold_bytes, state.base_bytes):
+                if number not in self._folds and fold_is_due(
+                    state.base_bytes, state.delta_bytes, shard.live_bytes, self._fold_bytes
+                ):
                     self._folds[number] = Fold(log, manifest.epochs[number])
                 if number in self._folds:
                     committed = sum(change.nbytes for change in shard.tables.values())
                     pieces[number] = self._folds[number].next_chunks(log, _FOLD_STEP + _FOLD_PACE * committed)
         return pieces
 
-    def _write(self, txn: Any, commit: Commit, pieces: Mapping[int, list[bytes]]) -> None:
+    def _write(self, txn: Any, commit: Commit, pieces: Mapping[int, list[memoryview]]) -> None:
         before = _manifest(txn)
         check_commit(self.uri, before, commit)
         numbers = {name: number for number, name in enumerate(_names(commit.manifest))}

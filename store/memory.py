@@ -19,6 +19,7 @@ from monobeam.store.backend import (
     OwnedError,
     SeenKeys,
     check_commit,
+    fold_is_due,
 )
 from monobeam.store.changes import Change, merge
 from monobeam.store.manifest import Manifest
@@ -92,7 +93,7 @@ class MemoryBackend:
             for shard, change in zip(contents.shards, commit.shards, strict=True):
                 if any(change.tables.values()):
                     shard.deltas[change.epoch] = {name: _copy(c) for name, c in change.tables.items() if c}
-                self._fold(shard)
+                self._fold(shard, change.live_bytes)
             contents.seen = [block for block in contents.seen if block.seconds.max() > commit.forget_s]
             if len(commit.seen.keys):
                 contents.seen.append(SeenKeys(commit.seen.keys.copy(), commit.seen.seconds.copy()))
@@ -137,10 +138,11 @@ class MemoryBackend:
             if self._owner:
                 self._contents.owned = self._owner = False
 
-    def _fold(self, shard: _Shard) -> None:
+    def _fold(self, shard: _Shard, live_bytes: int | None) -> None:
         unfolded = [number for number in shard.deltas if number > shard.folded]
-        outgrown = sum(c.nbytes for number in unfolded for c in shard.deltas[number].values())
-        if outgrown <= max(self._fold_bytes, sum(c.nbytes for c in shard.base.values())):
+        delta_bytes = sum(c.nbytes for number in unfolded for c in shard.deltas[number].values())
+        base_bytes = sum(c.nbytes for c in shard.base.values())
+        if not fold_is_due(base_bytes, delta_bytes, live_bytes, self._fold_bytes):
             return
         shard.base, shard.folded = shard.everything(), max(unfolded)
         for number in list(shard.deltas)[: -self._keep_epochs or None]:

@@ -45,12 +45,14 @@ class SeenExamples:
 
     def mark(self, keys: Keys, now_s: int) -> npt.NDArray[np.bool_]:
         """Which of the keys (bool[N]) are seen for the first time, here or earlier in the same array; marks them."""
-        unseen = np.zeros(len(keys), np.bool_)
-        unseen[np.unique(keys, return_index=True)[1]] = True
-        unseen &= np.asarray(self._table.find(keys)) == NONE
-        block = SeenKeys(keys[unseen], np.full(int(unseen.sum()), now_s, np.uint32))
-        self.restore(block)
-        self._new.append(block)
+        unseen: npt.NDArray[np.bool_] = np.asarray(self._table.find(keys)) == NONE
+        before = len(self._table)
+        self.restore(_at(now_s, keys[unseen]))
+        if len(self._table) - before < unseen.sum():  # some come twice in the array: the first counts
+            repeated = np.ones(len(keys), np.bool_)
+            repeated[np.unique(keys, return_index=True)[1]] = False
+            unseen &= ~repeated
+        self._new.append(_at(now_s, keys[unseen]))
         return unseen
 
     def new(self) -> SeenKeys:
@@ -68,6 +70,10 @@ class SeenExamples:
         """Forget keys first seen a retention ago or longer; looks at up to ``budget`` buckets."""
         self._table.expire(now_s, budget)
         self._table.clear_touched()
+
+
+def _at(now_s: int, keys: Keys) -> SeenKeys:
+    return SeenKeys(keys, np.full(len(keys), now_s, np.uint32))
 
 
 def _rows(block: SeenKeys) -> Rows:

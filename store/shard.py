@@ -13,6 +13,8 @@ from monobeam.store.bags import Floats, Keys, Mask
 from monobeam.store.changes import Change
 from monobeam.store.spec import StoreSpec, TableSpec
 
+_EXPORTED_AT_ONCE = 1024
+
 
 def new_table(spec: TableSpec) -> Table:
     """An empty native table as the specification says."""
@@ -28,6 +30,11 @@ class Shard:
     def __init__(self, spec: StoreSpec) -> None:
         self.tables: Mapping[str, Table] = {table.name: new_table(table) for table in spec.tables}
         self.epoch = 0
+
+    @property
+    def live_bytes(self) -> int:
+        """Bytes of all ids and rows, as they are stored."""
+        return sum(len(table) * (8 + int(table.row_bytes)) for table in self.tables.values())
 
     def restore(self, block: Block) -> None:
         """Take over committed rows."""
@@ -50,7 +57,10 @@ class Shard:
 
 def _change(table: Table) -> Change:
     keys = table.touched()
-    rows = table.export_rows(keys).reshape(len(keys), table.row_bytes)
+    rows = np.empty((len(keys), table.row_bytes), np.uint8)  # large: numpy asks for huge pages, the table does not
+    for start in range(0, len(keys), _EXPORTED_AT_ONCE):
+        some = keys[start : start + _EXPORTED_AT_ONCE]
+        rows[start : start + len(some)] = table.export_rows(some).reshape(len(some), table.row_bytes)
     return Change(keys, rows, table.expired())
 
 

@@ -52,15 +52,16 @@ class ShardLog:
 
     def append(self, epoch: int, tables: Mapping[int, Change]) -> int:
         """Write what an epoch changed (nothing, where it changed nothing); the number of bytes."""
-        chunks = [data for number, change in sorted(tables.items()) for data in chunk.encode(number, change)]
+        chunks = (data for number, change in sorted(tables.items()) for data in chunk.encode(number, change))
+        written = 0
         for number, data in enumerate(chunks):
             self.txn.put(b"D" + self._shard + _EPOCH.pack(epoch) + _NUMBER.pack(number), data)
-        written = sum(map(len, chunks))
+            written += len(data)
         state = self.state()
         self.set_state(state._replace(delta_bytes=state.delta_bytes + written))
         return written
 
-    def put_base(self, folded: int, number: int, data: bytes) -> None:
+    def put_base(self, folded: int, number: int, data: memoryview) -> None:
         """Write a chunk of the base as of ``folded``."""
         self.txn.put(b"B" + self._shard + _EPOCH.pack(folded) + _NUMBER.pack(number), data)
 
@@ -164,9 +165,9 @@ class Fold:
         self._written = 0
         self._base_bytes = 0
 
-    def next_chunks(self, log: ShardLog, budget: int) -> list[bytes]:
+    def next_chunks(self, log: ShardLog, budget: int) -> list[memoryview]:
         """Chunks of the new base, from reading about ``budget`` bytes of the old one and of deltas."""
-        chunks: list[bytes] = []
+        chunks: list[memoryview] = []
         while budget > 0 and not self._live.done:
             number, change = self._live.read(log)
             budget -= change.nbytes + _READ_COST
@@ -178,7 +179,7 @@ class Fold:
             chunks += [self._take(number) for number, waiting in sorted(self._pending.items()) if waiting]
         return chunks
 
-    def write(self, log: ShardLog, chunks: list[bytes], keep_epochs: int) -> None:
+    def write(self, log: ShardLog, chunks: list[memoryview], keep_epochs: int) -> None:
         """Put chunks of the new base; with the last of them it takes the old one's place."""
         if not self._written:
             log.drop_unfinished_base()
@@ -188,11 +189,14 @@ class Fold:
             base_bytes = self._base_bytes + sum(map(len, chunks))
             log.finish_fold(self._target, base_bytes, self._folded_bytes, keep_epochs)
 
-    def written(self, chunks: list[bytes]) -> bool:
+    def written(self, chunks: list[memoryview]) -> bool:
         """Note that the transaction with these chunks was committed; whether the fold is finished."""
         self._written += len(chunks)
         self._base_bytes += sum(map(len, chunks))
         return self._live.done
 
-    def _take(self, number: int) -> bytes:
-        return chunk.encode_whole(number, merge(self._pending.pop(number)))
+    def _take(self, number: int) -> memoryview:
+        parts = self._pending.pop(number)
+        keys = np.concatenate([part.keys for part in parts])
+        rows = np.concatenate([part.rows for part in parts])
+        return chunk.encode_whole(number, Change(keys, rows, NO_KEYS))

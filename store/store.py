@@ -145,7 +145,10 @@ class Store:
             self._backend.commit(
                 Commit(
                     manifest=manifest,
-                    shards=[ShardCommit(e, tables) for e, tables in zip(manifest.epochs, changes, strict=True)],
+                    shards=[
+                        ShardCommit(epoch, tables, shard.live_bytes)
+                        for epoch, tables, shard in zip(manifest.epochs, changes, self._shards, strict=True)
+                    ],
                     seen=self._seen.new(),
                     forget_s=self._seen.forget_s,
                     dense=dense,

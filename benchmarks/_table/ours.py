@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,21 +18,12 @@ from benchmarks._table.contestant import (
     sample,
     serve,
     spent_by_process,
+    spent_by_thread,
 )
 from benchmarks._table.workload import keys_of
 from monobeam.native import Table
 
 LEARNING_RATE, INIT_SCALE = 0.02, 0.05
-# A build of the table from before calls could write into a given array has no such argument.
-_INTO = "out" in (Table.lookup.__doc__ or "") and "out" in (Table.gather.__doc__ or "")
-
-
-def lookup_into(table: Table, keys: Any, rows: Any) -> Any:
-    return table.lookup(keys, out=rows) if _INTO else table.lookup(keys)  # type: ignore[call-arg]
-
-
-def gather_into(table: Table, handles: Any, rows: Any) -> Any:
-    return table.gather(handles, out=rows) if _INTO else table.gather(handles)  # type: ignore[call-arg]
 
 
 class Ours:
@@ -51,14 +43,25 @@ class Ours:
         return Table(self._dim, self._optimizer, {}, seed=1, init_scale=INIT_SCALE)
 
     def build(self) -> dict[str, float]:
-        """From empty, as training does it: what a commit would clear is cleared every million keys."""
+        """From empty, as training does it: what a commit would clear is cleared every million keys.
+
+        Once as it comes, and once after reserve(), which has the memory ready: a fresh page can take the hypervisor
+        milliseconds, and how many are fresh is chance.
+        """
+        faulting = self._built(0)
         self._table = self._empty()
+        spent = self._built(self.keys)
+        self.check()
+        return {**spent, "cpu_with_faults": faulting["cpu"], "longest_with_faults": faulting["longest"]}
+
+    def _built(self, reserved: int) -> dict[str, float]:
+        self._table = table = self._empty()
         before = anonymous_bytes()
-        table = self._table
+        reserving = spent_by_process(lambda: table.reserve(reserved))["cpu"]
         spent = built(self.keys, lambda keys: table.find_or_insert(keys, 1), after_block=table.clear_touched)
         assert len(table) == self.keys, f"{len(table)} rows, not {self.keys}"
-        self.check()
-        return {**spent, "resident": anonymous_bytes() - before, "reported": table.memory_bytes}
+        memory = {"resident": anonymous_bytes() - before, "reported": table.memory_bytes}
+        return {**spent, **memory, "reserving": reserving}
 
     def check(self) -> None:
         """Every key looked at has a row of its own."""
@@ -72,7 +75,7 @@ class Ours:
 
     def _lookup(self, batch: int) -> Callable[[Any], object]:
         table, rows = self._table, np.zeros((batch, self._dim), np.float32)
-        return lambda keys: lookup_into(table, keys, rows)
+        return lambda keys: table.lookup(keys, out=rows)
 
     def _train(self, batch: int) -> Callable[[Any], object]:
         table, rows, given = self._table, np.zeros((batch, self._dim), np.float32), gradients(batch, self._dim)
@@ -81,7 +84,7 @@ class Ours:
 
         def step(keys: Any) -> None:
             handles = table.find_or_insert(keys, self._now)
-            gather_into(table, handles, rows)
+            table.gather(handles, out=rows)
             table.apply(handles, given, LEARNING_RATE)
 
         return step
@@ -92,8 +95,26 @@ class Ours:
         return lambda handles: table.apply(handles, given, LEARNING_RATE)
 
     def save(self, path: str) -> dict[str, float]:
+        """How long a save takes alone; and how long train steps take beside one, and without one."""
         table = self._table
-        return {**spent_by_process(lambda: table.save(path)), "bytes": Path(path).stat().st_size}
+        beside = {} if self._optimizer == "sgd" else self._steps_beside_a_save(path)
+        return {**beside, **spent_by_process(lambda: table.save(path)), "bytes": Path(path).stat().st_size}
+
+    def _steps_beside_a_save(self, path: str) -> dict[str, float]:
+        saving = threading.Thread(target=self._table.save, args=(path,))
+        saving.start()
+        during = self._steps(saving.is_alive)
+        saving.join()
+        alone = self._steps(lambda: False, at_least=len(during))
+        return {"longest_step": max(during), "longest_step_alone": max(alone), "steps": len(during)}
+
+    def _steps(self, go_on: Callable[[], bool], at_least: int = 1) -> list[float]:
+        """Seconds of each train step of 256 random keys."""
+        step, rng, took = self._train(256), np.random.default_rng(3), list[float]()
+        while len(took) < at_least or go_on():
+            keys = keys_of(rng.integers(0, self.keys, 256, np.uint32))
+            took.append(spent_by_thread(lambda keys=keys: step(keys))["elapsed"])
+        return took
 
     def load(self, path: str) -> dict[str, float]:
         """In place of the table, whose memory is given back first; the loaded one must be equal."""

@@ -62,8 +62,8 @@ def only_file(log: FileLog, partition: int = 0) -> Path:
 
 
 def test_an_append_is_one_write_and_the_file_is_plain_avro(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    log, writes, write_bytes = FileLog(tmp_path), [], os.write
-    monkeypatch.setattr(os, "write", lambda file, data: writes.append(len(data)) or write_bytes(file, data))
+    log, writes, write_bytes = FileLog(tmp_path), [], os.writev
+    monkeypatch.setattr(os, "writev", lambda file, parts: writes.append(1) or write_bytes(file, parts))
     append_all(log, 0, SCHEMA, [numbers(1), numbers(2, 3)])
     assert len(writes) == 2
     with only_file(log).open("rb") as file:
@@ -291,13 +291,13 @@ def test_a_reader_beside_a_writer_sees_only_whole_blocks(tmp_path: Path) -> None
 
 
 def test_a_full_disk_leaves_the_log_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    log, write_bytes = FileLog(tmp_path), os.write
+    log, write_bytes = FileLog(tmp_path), os.writev
     with log.appender(0, SCHEMA) as appender:
         for expected in (0, 2):  # the first time there is not even a header
-            monkeypatch.setattr(os, "write", lambda file, data: write_bytes(file, data[:5]))
+            monkeypatch.setattr(os, "writev", lambda file, parts: write_bytes(file, [b"".join(parts)[:5]]))
             with pytest.raises(OSError, match="only 5 of"):
                 appender.append(numbers(1, 2))
-            monkeypatch.setattr(os, "write", write_bytes)
+            monkeypatch.setattr(os, "writev", write_bytes)
             assert log.end(0) == expected
             assert appender.append(numbers(1, 2)) == expected
     assert read_all(log, 0) == numbers(1, 2, 1, 2)

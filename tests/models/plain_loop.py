@@ -31,7 +31,7 @@ class PlainLoop:
         self.config = config
         self.model = build(config)
         dense = config.training.dense
-        self.adam = torch.optim.Adam(self.model.parameters(), weight_decay=dense.hyper["weight_decay"])
+        self.adam = torch.optim.Adam(self.model.parameters(), weight_decay=dense.hyper["weight_decay"], fused=True)
         self.trained = 0
         self.rows: dict[str, dict[int, Tensor]] = {WIDE: {}, NARROW: {}}
         self.sums: dict[str, dict[int, Tensor]] = {WIDE: {}, NARROW: {}}

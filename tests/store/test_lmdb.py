@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from monobeam.store import chunk
 from monobeam.store.backend import BackendError, Commit, OwnedError, SeenKeys, ShardCommit
 from monobeam.store.changes import NO_KEYS, Change
 from monobeam.store.environment import MAP_BYTES, Environment
@@ -155,11 +156,13 @@ def test_a_directory_that_cannot_be(tmp_path: Path) -> None:
         LmdbBackend(tmp_path / "file" / "store").own()
 
 
-def big_commit(number: int, keys: range, row_bytes: int = 256) -> Commit:
-    """Rows of shard 0 that say which commit wrote them."""
+def big_commit(number: int, keys: range, row_bytes: int = 256, live: int | None = None) -> Commit:
+    """Rows of shard 0 that say which commit wrote them; ``live``: the number of rows after it."""
     rows = np.full((len(keys), row_bytes), number, np.uint8)
     tables = {"items": Change(np.array(keys, np.uint64), rows, NO_KEYS)}
-    shards = [ShardCommit(epoch, {} if shard else tables) for shard, epoch in enumerate(manifest(number).epochs)]
+    live_bytes = None if live is None else live * (8 + row_bytes)
+    first, *others = manifest(number).epochs
+    shards = [ShardCommit(first, tables, live_bytes), *(ShardCommit(epoch, {}, 0) for epoch in others)]
     return Commit(manifest(number), shards, SeenKeys(NO_KEYS, np.empty(0, np.uint32)), 0)
 
 
@@ -186,6 +189,21 @@ def test_a_large_fold_is_spread_over_commits(tmp_path: Path, reopen: bool) -> No
     rows = {key: row[0] for key, row in rows_of(backend, 0)["items"].items()}
     assert rows == expected
     assert unfinished
+    backend.close()
+
+
+def test_new_ids_are_not_folded_and_superseded_rows_are(tmp_path: Path) -> None:
+    backend = LmdbBackend(tmp_path, fold_bytes=1 << 16, keep_epochs=4, durable=False)
+    backend.own()
+    for number in range(1, 21):
+        backend.commit(big_commit(number, range(number * 500, number * 500 + 500), live=number * 500))
+    assert not stored_values(tmp_path, b"B")
+    for number in range(21, 60):
+        backend.commit(big_commit(number, range(500, 10_500), live=10_000))
+    stored = sum(len(value) for value in stored_values(tmp_path, b"B").values())
+    assert 10_000 * 264 < stored < 1.1 * 2 * 10_000 * 264  # the base, and perhaps a second one that is being made
+    assert len(stored_values(tmp_path, b"D")) < 12 * 10_000 * 264 / chunk.CHUNK_BYTES
+    assert rows_of(backend, 0)["items"] == dict.fromkeys(range(500, 10_500), bytes([59]) * 256)
     backend.close()
 
 
