@@ -99,8 +99,8 @@ class Table:
     def reserve(self, rows: int) -> None:
         """Have memory for `rows` rows in all ready, so that their first use costs no page fault.
 
-        Growth never pauses; but on a virtual machine the first use of a page may take some milliseconds. MemoryError for
-        more than memory_limit or the machine has.
+        Growth never pauses; but on a virtual machine the first use of a page may take some milliseconds. MemoryError
+        for more than memory_limit or the machine has.
         """
 
     def find_or_insert(self, keys: AnyKeys, now: int) -> Handles:
