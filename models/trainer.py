@@ -37,7 +37,7 @@ from monobeam.store import dense
 from monobeam.store.store import Store
 from monobeam.store.sync import SyncEvent
 
-EXPIRE_BUDGET = 4096  # buckets looked at for expired rows at each commit
+EXPIRE_BUDGET = 4096  # buckets of each table looked at for idle ids at each commit; at the start, all of them
 
 
 class Trainer:
@@ -66,6 +66,7 @@ class Trainer:
         self._rate = float(meta.get("rate", config.join.negative_rate))
         self._reach = Reach(meta.get("reach", {}))
         self._base_rate = BaseRate(meta.get("base_rate", (1.0, 1.0)))
+        store.expire(self._clock_s)  # the sweep of the commits begins anew: what it had not come to would stay for ever
         self._advanced = False
         self._dense_changed = bool(meta.get("dense_waits", False))
         self._dense_synced_us: int | None = None

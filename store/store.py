@@ -22,6 +22,7 @@ from monobeam.store.spec import StoreSpec, check_fingerprint
 from monobeam.store.sync import SyncEvent, TableChange
 
 Handles = npt.NDArray[np.uint32]
+ALL = 2**62  # buckets: more than there can be
 _T = TypeVar("_T", np.bool_, np.int64)
 
 
@@ -182,7 +183,7 @@ class Store:
         """What commits changed in a shard since an epoch."""
         return self._backend.changed(shard, since_epoch)
 
-    def expire(self, now_s: int, budget: int) -> int:
+    def expire(self, now_s: int, budget: int = ALL) -> int:
         """Drop rows and example keys that are too old, in up to ``budget`` buckets per table; the number of rows."""
         with self.lock:
             self._seen.expire(now_s, budget)
