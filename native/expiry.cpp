@@ -48,6 +48,27 @@ std::vector<uint64_t> Table::expire(uint32_t now, uint64_t budget) {
   return gone;
 }
 
+size_t Table::expire_keys(Span<const uint64_t> keys, uint32_t now) {
+  const auto turn = lock_.turn();
+  if (policies_.none()) return 0;
+  size_t expired = 0;
+  uint32_t handles[kSlice];
+  std::vector<uint64_t> gone;
+  for (size_t first = 0; first < keys.size; first += slice()) {
+    const Span<const uint64_t> some = {keys.data + first, std::min(slice(), keys.size - first)};
+    find_rows(index_, some, nullptr, handles);  // so that their buckets are near
+    gone.clear();
+    for (const uint64_t key : some) {
+      const Entry entry = index_.get(key);
+      if (entry.row != kEmpty && due(key, entry.row, entry.seen, now)) gone.push_back(key);
+    }
+    if (gone.empty()) continue;
+    const auto section = lock_.exclusive();
+    for (const uint64_t key : gone) expired += remove(key);
+  }
+  return expired;
+}
+
 bool Table::due(uint64_t key, uint32_t field, uint32_t seen, uint32_t now) const {
   return is_row(field) ? policies_.expired(key, seen, now) : policies_.lapsed(key, seen, now);
 }
