@@ -137,9 +137,8 @@ class Trainer:
 
     def _train(self, block: pa.RecordBatch, partition: int) -> BlockReport:
         decided_s = np.asarray(block.column("_decided")) // 1_000_000
-        now_s = int(decided_s.max(initial=0))
         forgotten = self._forgotten(block, partition, decided_s)
-        self._clock_s = max(self._clock_s, now_s)
+        self._clock_s = max(self._clock_s, int(decided_s.max(initial=0)))
         self._reach.advance(block, partition)
         unseen = ~forgotten
         unseen[unseen] = self.store.unseen(np.asarray(block.column("_key"))[unseen], self._clock_s)
@@ -154,7 +153,7 @@ class Trainer:
         kept = unseen & wanted
         if not kept.any():
             return report
-        return self._learn(block if kept.all() else block.filter(pa.array(kept)), now_s, report)
+        return self._learn(block if kept.all() else block.filter(pa.array(kept)), report)
 
     def _forgotten(
         self, block: pa.RecordBatch, partition: int, decided_s: npt.NDArray[np.int64]
@@ -163,12 +162,13 @@ class Trainer:
         old: npt.NDArray[np.bool_] = decided_s <= self._clock_s - self.config.training.example_retention_us // 1_000_000
         return old & self._reach.includes(block, partition) if old.any() else old
 
-    def _learn(self, block: pa.RecordBatch, now_s: int, report: BlockReport) -> BlockReport:
+    def _learn(self, block: pa.RecordBatch, report: BlockReport) -> BlockReport:
         self._trained += block.num_rows
         training = self.config.training
         encoded = self._encoder.encode(block)
         labels, weights = (np.array(block.column(name)) for name in (self._label, "_weight"))
-        rows = Pulls(self.store, self._admission, now_s)
+        self.store.expire_keys(encoded.bags.keys, self._clock_s)
+        rows = Pulls(self.store, self._admission, self._clock_s)
         logits = self.model(self.model.embedding(encoded.bags, rows), torch.from_numpy(encoded.numeric))
         loss = binary_cross_entropy_with_logits(
             logits, torch.from_numpy(labels), torch.from_numpy(weights), reduction="sum"

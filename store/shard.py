@@ -54,6 +54,12 @@ class Shard:
         """Drop rows unseen for longer than their policy says; looks at up to ``budget`` buckets of each table."""
         return sum(len(table.expire(now_s, budget)) for table in self.tables.values())
 
+    def expire_keys(self, keys: Keys, now_s: int) -> None:
+        """Drop those rows of these ids that ``expire`` would drop if it came to them."""
+        for table in self.tables.values():
+            if len(table):
+                table.expire_keys(keys, now_s)
+
 
 def _change(table: Table) -> Change:
     keys = table.touched()

@@ -189,6 +189,16 @@ class Store:
             self._seen.expire(now_s, budget)
             return sum(shard.expire(now_s, budget) for shard in self._shards)
 
+    def expire_keys(self, keys: Keys, now_s: int) -> None:
+        """Drop the rows of these ids that are too old, in every table.
+
+        Before ids are pulled, at times that never go back, this makes all that is pulled independent of when and how
+        far ``expire`` sweeps. Handles of an earlier ``pull`` end.
+        """
+        with self.lock:
+            for shard, places in zip(self._shards, self._places(keys), strict=True):
+                shard.expire_keys(keys[places], now_s)
+
     def update_count_sum(self) -> int:
         """How often live rows were updated: the number of ids trained on, if each has one row and none was deleted."""
         with self.lock:
@@ -244,6 +254,8 @@ class Store:
         return found
 
     def _places(self, keys: Keys) -> list[npt.NDArray[np.intp]]:
+        if len(self._shards) == 1:
+            return [np.arange(len(keys))]
         owners = shard_of(keys, len(self._shards))
         return [np.flatnonzero(owners == number) for number in range(len(self._shards))]
 

@@ -27,6 +27,7 @@ from monobeam.store.memory import MemoryBackend
 from monobeam.store.store import Store
 from tests.models.plain_loop import PlainLoop
 from tests.models.streams import START_US, block, config
+from tests.models.trainers import rows_of
 
 MODEL = "dim = 5\nhidden = [8]\nseed = 3\ntail_dim = 2"
 TRAINING = "sparse = { learning_rate = 0.1 }\ndense = { learning_rate = 0.01 }"
@@ -78,16 +79,6 @@ def trained(settings: Config, blocks: Sequence[pa.RecordBatch]) -> Trainer:
     for offset, each in enumerate(blocks):
         trainer.train(each, 0, offset)
     return trainer
-
-
-def rows_of(trainer: Trainer) -> dict[tuple[str, int], bytes]:
-    """Every row of every table: embedding, optimizer state, times and counts."""
-    return {
-        (name, int(key)): row.tobytes()
-        for shard in trainer.store._shards
-        for name, table in shard.tables.items()
-        for key, row in zip(table.keys(), table.export_rows(table.keys()), strict=True)
-    }
 
 
 def dense_of(trainer: Trainer) -> dict[str, bytes]:

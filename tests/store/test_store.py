@@ -393,3 +393,16 @@ def _descend(rows: dict[int, np.float32], lists: list[list[int]], gradients: np.
             sums[key] = sums[key] + gradient if key in sums else gradient
     for key, gradient in sums.items():
         rows[key] = rows.get(key, np.float32(0)) - np.float32(0.5) * gradient
+
+
+@pytest.mark.parametrize("sweeps", [False, True])
+def test_example_keys_are_forgotten_by_time_whether_or_not_the_sweep_has_come(sweeps: bool) -> None:
+    store = Store(SPEC, MemoryBackend())
+    key = np.array([1], np.uint64)
+    assert store.unseen(key, 100).all()
+    for second in (1099, 1100):  # the first is within the retention; so is the second, seen from the one before
+        assert not store.unseen(key, second).any()
+        if sweeps:
+            store.expire(second)
+    assert store.unseen(key, 1101).all()
+    assert not store.unseen(key, 1102).any()
