@@ -6,6 +6,7 @@ that computes. A kind of tail is a file like ``models.compose``, an entry of its
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,6 +24,7 @@ SIGHTINGS = "sightings"  # how often ids were seen that have no row in any other
 
 KINDS = ("none", "compose", "narrow")
 DEFAULT_ROWS = 1000
+DEFAULT_PENDING_US = 30 * 86_400_000_000  # of event time, where rows never expire: sightings must, or they fill the memory
 MAX_ROWS = 2**32  # what a shared fid has room for
 
 SLOT_SHIFT = np.uint64(48)
@@ -59,49 +61,39 @@ def check(config: Config) -> None:
         raise ConfigError(f"model.tail_dim = {model.tail_dim}: must be below model.dim, {model.dim}, to be narrow")
 
 
-def policy(slot: SlotConfig) -> SlotPolicy:
-    """The policy of a slot's own rows; the table admits what it is given where ``models.admission`` decides."""
-    if slot.tail != "none":
-        return SlotPolicy(expire_us=slot.expire_us)
-    return SlotPolicy(slot.admit_count, slot.admit_probability, slot.expire_us, slot.pending_us)
-
-
 def tables(config: Config) -> tuple[TableSpec, ...]:
-    """The tables that the tails of a configuration need besides TABLE."""
+    """The tables of a store: of the ids' own rows, of narrow rows where there are any, and of sightings.
+
+    There are sightings even where no slot has a rule, so that one may be added. None of the tables admits or refuses:
+    ``models.admission`` does. All of them know all slots, as rows of a slot may be left from before a change.
+    """
     sparse, model = config.training.sparse, config.model
-    narrow, counted = (_expiry(config, name) for name in (NARROW, SIGHTINGS))
-    specs = []
-    if narrow:
-        specs.append(
-            TableSpec(
-                name=NARROW,
-                dim=1 + model.tail_dim,
-                optimizer=sparse.optimizer,
-                learning_rate=sparse.learning_rate,
-                hyper=sparse.hyper,
-                seed=model.seed,
-                init_scale=model.init_scale,
-                policies=narrow,
-                row_format=sparse.rows,
-            )
-        )
-    if counted:
-        specs.append(TableSpec(SIGHTINGS, 0, "sgd", 0.0, policies=counted, synced=False))
-    return tuple(specs)
+    rows = TableSpec(
+        name=TABLE,
+        dim=1 + model.dim,
+        optimizer=sparse.optimizer,
+        learning_rate=sparse.learning_rate,
+        hyper=sparse.hyper,
+        seed=model.seed,
+        init_scale=model.init_scale,
+        policies={slot.slot: SlotPolicy(expire_us=slot.expire_us) for slot in config.slots},
+        row_format=sparse.rows,
+    )
+    forgets = {slot.slot: SlotPolicy(expire_us=pending_us(slot)) for slot in config.slots}
+    sightings = TableSpec(SIGHTINGS, 0, "sgd", 0.0, policies=forgets, synced=False)
+    if all(slot.tail != "narrow" for slot in config.slots):
+        return rows, sightings
+    return rows, replace(rows, name=NARROW, dim=1 + model.tail_dim), sightings
 
 
-def _expiry(config: Config, table: str) -> dict[int, SlotPolicy]:
-    """The slots whose ids are counted in a table, which forgets them as TABLE does, or after ``pending``."""
-    return {
-        slot.slot: SlotPolicy(expire_us=slot.pending_us or slot.expire_us)
-        for slot in config.slots
-        if counter(slot) == table
-    }
+def pending_us(slot: SlotConfig) -> int:
+    """For how long sightings of an id that is not admitted count."""
+    return slot.pending_us or slot.expire_us or DEFAULT_PENDING_US
 
 
 def counter(slot: SlotConfig) -> str | None:
-    """The table whose update counts are how often ids of this slot were seen; None without a tail."""
-    if slot.tail == "none":
+    """The table whose update counts are how often ids of this slot were seen; None where all are admitted at once."""
+    if slot.admit_count < 2 and slot.admit_probability == 1:
         return None
     return NARROW if slot.tail == "narrow" else SIGHTINGS
 

@@ -18,7 +18,7 @@ from monobeam.store.changes import Change, values_of
 from monobeam.store.manifest import Manifest
 from monobeam.store.room import TableRoom
 from monobeam.store.seen import SeenExamples
-from monobeam.store.shard import Handles, Shard, known, last_seen, lookup, update_counts
+from monobeam.store.shard import Handles, Shard, known, lookup, update_counts
 from monobeam.store.spec import StoreSpec, check_fingerprint
 from monobeam.store.sync import SyncEvent, TableChange
 
@@ -104,10 +104,6 @@ class Store:
     def update_counts(self, table: str, keys: Keys) -> npt.NDArray[np.int64]:
         """How often the row of each id was updated, int64[N]; 0 for ids without one."""
         return self._each(table, keys, update_counts, np.int64)
-
-    def last_seen(self, table: str, keys: Keys) -> npt.NDArray[np.int64]:
-        """When the row of each id was last pulled, int64[N] seconds; 0 for ids without one."""
-        return self._each(table, keys, last_seen, np.int64)
 
     def erase(self, table: str, keys: Keys) -> None:
         """Drop the rows of ids, as far as there are any."""

@@ -95,7 +95,7 @@ class PlainLoop:
         self.model.fm.bias.data.fill_(math.log(self.positives / self.negatives))
 
     def _admit(self, key: int, slot: SlotConfig) -> bool:
-        if slot.tail == "none":
+        if slot.admit_count < 2 and slot.admit_probability == 1:
             return True
         self.sightings[key] += 1
         draw = uniform_draw(key, self.sightings[key], self.config.model.seed)
