@@ -21,6 +21,7 @@ def store_spec(config: Config) -> StoreSpec:
         sync_dtype=config.store.sync_dtype,
         example_retention_us=config.training.example_retention_us,
         memory_limit=config.store.memory_limit,
+        fixed={"tails": tails.fixed(config)},
     )
 
 

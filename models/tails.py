@@ -86,6 +86,12 @@ def tables(config: Config) -> tuple[TableSpec, ...]:
     return rows, replace(rows, name=NARROW, dim=1 + model.tail_dim), sightings
 
 
+def fixed(config: Config) -> dict[str, str]:
+    """What rows depend on besides their tables: the tail of every slot that has one, by its number."""
+    tailed = [slot for slot in config.slots if slot.tail != "none"]
+    return {str(slot.slot): f"compose of {slot.tail_rows} rows" if slot.tail_rows else slot.tail for slot in tailed}
+
+
 def pending_us(slot: SlotConfig) -> int:
     """For how long sightings of an id that is not admitted count."""
     return slot.pending_us or slot.expire_us or DEFAULT_PENDING_US

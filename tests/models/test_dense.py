@@ -76,3 +76,11 @@ def test_short_gradients_are_not_lengthened() -> None:
         step(*clipping)
     for name, value in plain[1].state().items():
         assert np.array_equal(clipping[1].state()[name], value), name
+
+
+def test_weights_that_the_module_lacks_are_refused() -> None:
+    """They would be dropped without a word, and with them what rows were learnt for."""
+    _, dense = weights("adam")
+    state = dense.state() | {"weight/projection": np.zeros((2, 3), np.float32)}
+    with pytest.raises(ValueError, match=r"weight/projection: the store holds shape \(2, 3\), the model has none"):
+        weights("adam")[1].restore(state)

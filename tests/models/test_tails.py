@@ -24,6 +24,7 @@ from monobeam.store.backend import Backend, open_backend
 from monobeam.store.bags import Bags
 from monobeam.store.dense import decode
 from monobeam.store.memory import MemoryBackend
+from monobeam.store.spec import SpecError
 from monobeam.store.store import Store
 from tests.models.plain_loop import PlainLoop
 from tests.models.streams import START_US, block, config
@@ -332,3 +333,55 @@ def test_narrow_is_narrower_than_wide() -> None:
 
 def test_the_default_number_of_shared_rows() -> None:
     assert tailed(user='tail = "compose"\nadmit_count = 2').slots[0].tail_rows == 1000
+
+
+RULE = "admit_count = 3"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        (RULE, f"{RULE}\n{COMPOSE}", "tails.1 is not there, and 'compose of 7 rows' here"),
+        (f"{RULE}\n{COMPOSE}", RULE, "tails.1 is 'compose of 7 rows' there, and not here"),
+        (f"{RULE}\n{COMPOSE}", f"{RULE}\n{NARROW_TAIL}", "tails.1 is 'compose of 7 rows' there and 'narrow' here"),
+        (f"{RULE}\n{NARROW_TAIL}", RULE, "tails.1 is 'narrow' there, and not here"),
+        (f"{RULE}\n{COMPOSE}", f"{RULE}\n{COMPOSE}0", "is 'compose of 7 rows' there and 'compose of 70 rows' here"),
+    ],
+)
+def test_a_tail_cannot_be_changed(before: str, after: str, said: str) -> None:
+    """Though another slot has the same tables: what was learnt of one tail means nothing to another."""
+    others, backend = {"item": f"{RULE}\n{COMPOSE}", "tags": f"{RULE}\n{NARROW_TAIL}"}, MemoryBackend()
+    trainer = opened(tailed(user=before, **others), backend)
+    trainer.train(BLOCKS[0], 0, 0)
+    trainer.commit(START_US)
+    trainer.store.close()
+    with pytest.raises(SpecError) as error:
+        opened(tailed(user=after, **others), backend)
+    assert said in str(error.value)
+
+
+def test_the_first_narrow_tail_needs_its_table() -> None:
+    backend = MemoryBackend()
+    trainer = opened(tailed(user=RULE), backend)
+    trainer.train(BLOCKS[0], 0, 0)
+    trainer.commit(START_US)
+    trainer.store.close()
+    with pytest.raises(SpecError) as error:
+        opened(tailed(user=f"{RULE}\n{NARROW_TAIL}"), backend)
+    assert "holds another store: tables.narrow is not there, tails.1 is not there, and 'narrow' here;" in str(error.value)
+
+
+@pytest.mark.parametrize("rules", [("", RULE), (RULE, ""), (RULE, "admit_probability = 0.5")])
+def test_a_rule_can_be_changed_and_leaves_nothing_behind(rules: tuple[str, str]) -> None:
+    backend = MemoryBackend()
+    trainer = opened(tailed(user=f"{rules[0]}\nexpire = '1h'"), backend)
+    trainer.train(BLOCKS[0], 0, 0)
+    trainer.commit(START_US)
+    trainer.store.close()
+    trainer = opened(tailed(user=f"{rules[1]}\nexpire = '1h'"), backend)
+    trainer.train(BLOCKS[1], 0, 1)
+    trainer.train(block([1, 0], {"shop": [1, 2]}, first_key=20_000_000), 0, 2)
+    trainer.commit(START_US)
+    counts = update_counts(trainer)
+    assert counts[SIGHTINGS] == Counter()
+    assert {key >> 48 for key in counts[TABLE]} == {2, 3, 4}
