@@ -209,8 +209,8 @@ class Store:
 
     @property
     def rows(self) -> int:
-        """The number of rows."""
-        return sum(len(table) for shard in self._shards for table in shard.tables.values())
+        """The number of rows in the tables that replicas have: without sightings of ids that have none."""
+        return sum(len(shard.tables[name]) for shard in self._shards for name, of in self._tables.items() if of.synced)
 
     @property
     def memory_bytes(self) -> int:
