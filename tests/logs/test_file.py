@@ -70,6 +70,17 @@ def test_an_append_is_one_write_and_the_file_is_plain_avro(tmp_path: Path, monke
         assert list(fastavro.reader(file)) == numbers(1, 2, 3)
 
 
+def test_records_are_counted_however_many_writes_each_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where fastavro has no compiled writer, the one in Python writes field by field."""
+    monkeypatch.setattr(fastavro, "schemaless_writer", fastavro._write_py.schemaless_writer)
+    log = FileLog(tmp_path)
+    with log.appender(0, SCHEMA) as appender:
+        assert appender.append(numbers(1, 2)) == 0
+        assert appender.end == 2
+        assert appender.append(numbers(3)) == 2
+    assert read_all(log, 0) == numbers(1, 2, 3)
+
+
 @pytest.mark.parametrize("codec", ["null", "deflate", "snappy", "zstandard"])
 def test_appended_with_a_codec(tmp_path: Path, codec: str) -> None:
     log = FileLog(tmp_path)
