@@ -206,7 +206,7 @@ def parse(text: str) -> Config:
     """Parse the text of a TOML file."""
     try:
         root = Section("", tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # tomllib's own, and Python's of a number with too many digits
         raise ConfigError(f"not TOML: {error}") from None
     lists = {key: root.tables(key) for key in ("labels", "slots", "numerics")}
     tables = {key: root.table(key) for key in ("model", "join", "training", "logs", "store", "serving")}
