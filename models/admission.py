@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from monobeam.models.config import Config
-from monobeam.models.tails import SIGHTINGS, SLOT_SHIFT, TABLE, counter
+from monobeam.models.tails import SIGHTINGS, TABLE, counter
 from monobeam.store.bags import Bags, Keys, Mask, mix
-from monobeam.store.spec import MAX_SLOT
+from monobeam.store.spec import MAX_SLOT, SLOT_SHIFT
 from monobeam.store.store import Store
 
 Counts = npt.NDArray[np.int64]
@@ -48,7 +48,7 @@ class Admission:
 
         Ids of slots without a rule have one.
         """
-        slots = (keys >> SLOT_SHIFT).astype(np.intp)
+        slots = (keys >> np.uint64(SLOT_SHIFT)).astype(np.intp)
         known: Mask = ~self._ruled[slots]
         places = np.flatnonzero(~known)
         known[places] = self._store.known(TABLE, keys[places])

@@ -29,7 +29,6 @@ from monobeam.models.config import Config
 from monobeam.models.deepfm import build, set_bias
 from monobeam.models.dense import DenseWeights
 from monobeam.models.features import FeatureEncoder
-from monobeam.models.memory import keep_freed_memory
 from monobeam.models.reach import Reach
 from monobeam.models.rows import Lookups, Pulls
 from monobeam.models.window import BlockReport, Metrics, Window
@@ -49,7 +48,6 @@ class Trainer:
 
     def __init__(self, config: Config, store: Store) -> None:
         fix_threads_and_order()
-        keep_freed_memory()
         self.config = config
         self.store = store
         self.model = build(config)

@@ -9,7 +9,7 @@ from typing import Any
 
 DTYPES = ("fp32", "fp16", "bf16")
 ROW_FORMATS = (*DTYPES, "int8")  # of rows in memory; those in int8 cannot learn
-MAX_SLOT = 2**15 - 1
+SLOT_SHIFT, MAX_SLOT = 48, 2**15 - 1  # bits of an id below its slot
 DAY_US = 86_400_000_000
 
 
@@ -112,7 +112,9 @@ def check_fingerprint(uri: str, stored: Mapping[str, Any], given: Mapping[str, A
     """Raise SpecError, naming both values of everything that differs, unless the two are equal."""
     differing = ", ".join(_differences(stored, given))
     if differing:
-        raise SpecError(f"{uri} holds another store: {differing}; open it with its own specification, or use another place")
+        raise SpecError(
+            f"{uri} holds another store: {differing}; open it with its own specification, or use another place"
+        )
 
 
 def _differences(there: Mapping[str, Any], here: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

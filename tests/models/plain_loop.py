@@ -155,6 +155,6 @@ class Pull:
 def shared(key: int, slot: SlotConfig) -> list[int]:
     """The shared rows of an id, as docs/formats.md says."""
     return [
-        1 << 63 | slot.slot << 33 | partition << 32 | hash_int(key, seed) % slot.tail_rows
+        1 << 63 | slot.slot << 33 | partition << 30 | hash_int(key, seed) % slot.tail_rows
         for partition, seed in enumerate((0x72656D61696E, 0x71756F7469656E))
     ]

@@ -11,7 +11,6 @@ from monobeam.models import optimizers
 from monobeam.models.dense import DenseWeights
 from monobeam.models.optimizers import COMMON, OptimizerConfig
 
-
 # With momentum, or sgd would have no state.
 OPTIMIZERS = {name: {"momentum": 0.9} if name == "sgd" else {} for name in optimizers.DENSE}
 

@@ -17,7 +17,8 @@ from tests.models.trainers import opened, rows_of
 
 
 def forgetful(rule: str) -> Config:
-    return config(["user"], "dim = 2\nhidden = [4]\ntail_dim = 1", "sparse = { learning_rate = 0.1 }", of_slots={"user": rule})
+    model = "dim = 2\nhidden = [4]" + ("\ntail_dim = 1" if "narrow" in rule else "")
+    return config(["user"], model, "sparse = { learning_rate = 0.1 }", of_slots={"user": rule})
 
 
 def ids(names: list[str], at_ms: int) -> pa.RecordBatch:

@@ -32,9 +32,7 @@ def test_what_float32_holds_is_taken(number: str) -> None:
 
 
 def test_whole_numbers_of_any_length_are_refused_in_words() -> None:
-    assert "slots[0].tail_rows = 1000" in refused(
-        slot=f'admit_count = 2\ntail = "compose"\ntail_rows = {DIGITS}'
-    )
+    assert "slots[0].tail_rows = 1000" in refused(slot=f'admit_count = 2\ntail = "compose"\ntail_rows = {DIGITS}')
     assert "not TOML: Exceeds the limit" in refused(f"seed = {DIGITS * 20}")
 
 

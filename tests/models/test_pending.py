@@ -61,9 +61,7 @@ def test_counts_in_the_store_are_those_of_the_table_whenever_rows_expire(rule: s
     given = of_user(f"{rule}\n{forgets}\n{COMPOSE}")
     slot = given.slots[0]
     native = Table(1, "sgd", {}, given.model.seed, 0.0)
-    native.set_policy(
-        1, slot.admit_count, slot.admit_probability, slot.expire_us // 10**6, slot.pending_us // 10**6
-    )
+    native.set_policy(1, slot.admit_count, slot.admit_probability, slot.expire_us // 10**6, slot.pending_us // 10**6)
     store = Store(given.store_spec(), MemoryBackend())
     admission, rng, waited = Admission(given, store), np.random.default_rng(2), 0
     for now_s in range(0, 400, 2):

@@ -30,13 +30,14 @@ from tests.models.plain_loop import PlainLoop
 from tests.models.streams import START_US, block, config
 from tests.models.trainers import rows_of
 
-MODEL = "dim = 5\nhidden = [8]\nseed = 3\ntail_dim = 2"
+MODEL = "dim = 5\nhidden = [8]\nseed = 3"
 TRAINING = "sparse = { learning_rate = 0.1 }\ndense = { learning_rate = 0.01 }"
 COMPOSE, NARROW_TAIL = 'tail = "compose"\ntail_rows = 7', 'tail = "narrow"'
 
 
 def tailed(**slots: str) -> Config:
-    return config(["user", "item", "tags", "shop"], MODEL, TRAINING, ["price"], slots)
+    narrow = "\ntail_dim = 2" if any(NARROW_TAIL in rule for rule in slots.values()) else ""
+    return config(["user", "item", "tags", "shop"], MODEL + narrow, TRAINING, ["price"], slots)
 
 
 BOTH = tailed(
@@ -175,7 +176,7 @@ def test_update_counts_add_up_to_the_ids_trained_on(kinds: str) -> None:
         counted = counts_ids(settings, table, keys)
         counts.update({key: updates[key] for key in keys[counted].tolist()})
         total += sum(updates[key] for key in keys[counted].tolist())
-        of_partition = [[updates[key] for key in updates if key >> 63 and key >> 32 & 1 == p] for p in (0, 1)]
+        of_partition = [[updates[key] for key in updates if key >> 63 and key >> 30 & 7 == p] for p in (0, 1)]
         assert sum(of_partition[0]) == sum(of_partition[1])
     ids = ids_in(settings, blocks)
     assert total == sum(report.ids for report in reports) == ids.total()
@@ -311,11 +312,14 @@ def test_the_tables_are_those_that_the_tails_need() -> None:
             'slots[0].tail = "compose": every id would get its own row at once: needs admit_count from 2',
         ),
         ('tail = "narrow"\nadmit_count = 1', 'slots[0].tail = "narrow": every id would get'),
-        ('tail = "narrow"\nadmit_count = 2\ntail_rows = 9', 'slots[0].tail_rows = 9: only tail = "compose" has'),
-        ("tail_rows = 9", 'slots[0].tail_rows = 9: only tail = "compose" has'),
+        (
+            'tail = "narrow"\nadmit_count = 2\ntail_rows = 9',
+            'slots[0].tail_rows = 9: tail = "narrow" has no shared rows',
+        ),
+        ("tail_rows = 9", 'slots[0].tail_rows = 9: tail = "none" has no shared rows'),
         (
             'tail = "compose"\nadmit_count = 2\ntail_rows = 0',
-            "slots[0].tail_rows = 0: must be a whole number from 1 to",
+            "slots[0].tail_rows = 0: must be a whole number from 1 to 1073741824",
         ),
     ],
 )
@@ -329,6 +333,8 @@ def test_narrow_is_narrower_than_wide() -> None:
     with pytest.raises(ConfigError, match=r"model\.tail_dim = 4: must be below model\.dim, 4, to be narrow"):
         config(["user"], "dim = 4", of_slots={"user": f"{NARROW_TAIL}\nadmit_count = 2"})
     assert config(["user"], "dim = 2").model.tail_dim == 4  # of no use there
+    with pytest.raises(ConfigError, match=r'model\.tail_dim = 2: no slot has tail = "narrow"'):
+        config(["user"], "dim = 4\ntail_dim = 2", of_slots={"user": f"{COMPOSE}\nadmit_count = 2"})
 
 
 def test_the_default_number_of_shared_rows() -> None:
@@ -368,7 +374,9 @@ def test_the_first_narrow_tail_needs_its_table() -> None:
     trainer.store.close()
     with pytest.raises(SpecError) as error:
         opened(tailed(user=f"{RULE}\n{NARROW_TAIL}"), backend)
-    assert "holds another store: tables.narrow is not there, tails.1 is not there, and 'narrow' here;" in str(error.value)
+    assert "holds another store: tables.narrow is not there, tails.1 is not there, and 'narrow' here;" in str(
+        error.value
+    )
 
 
 @pytest.mark.parametrize("rules", [("", RULE), (RULE, ""), (RULE, "admit_probability = 0.5")])
