@@ -202,11 +202,6 @@ class Store:
             for shard, places in zip(self._shards, self._places(keys), strict=True):
                 shard.expire_keys(keys[places], now_s)
 
-    def update_count_sum(self) -> int:
-        """How often live rows were updated: the number of ids trained on, if each has one row and none was deleted."""
-        with self.lock:
-            return sum(table.update_count_sum for shard in self._shards for table in shard.tables.values())
-
     @property
     def rows(self) -> int:
         """The number of rows in the tables that replicas have: without sightings of ids that have none."""
