@@ -5,9 +5,10 @@ examples that the model has not seen (McMahan et al. 2013, section 5.1). The los
 losses of the block: a row then learns from each of its examples as much in a large block as in a small one, while
 blocks are as large as traffic happens to make them (with the mean, progressive AUC on MovieLens-100k falls by 0.05).
 
-No result depends on when commits happen or on how often the trainer is restarted: time comes from the examples
-themselves, and dense weights, optimizer state, example keys, positions and the number of examples trained, which
-learning rates depend on, are all in the commit.
+What is learnt does not depend on when commits happen or on how often the trainer is restarted: time comes from the
+examples themselves, and dense weights, optimizer state, example keys, sightings, positions and the number of examples
+trained, which learning rates depend on, are all in the commit. Ids that have been idle for too long are forgotten when
+they come again, whether or not the sweep of a commit has come to them.
 """
 
 from __future__ import annotations
