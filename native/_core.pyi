@@ -22,6 +22,17 @@ def hash_strings(
 def hash_ints(values: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.uint64]:
     """Hash integers [n]: a bijection for every seed."""
 
+class Room:
+    """What several tables together may use: they take from it as they grow, and give back; those that are gone all."""
+
+    def __init__(self, limit: int) -> None:
+        """Make room for `limit` bytes (at least 1) of indices and rows."""
+
+    @property
+    def limit(self) -> int: ...
+    @property
+    def used(self) -> int: ...
+
 class Table:
     """Rows of `dim` numbers with optimizer state by uint64 key: a collisionless cuckoo table.
 
@@ -37,7 +48,7 @@ class Table:
     offsets[M] = N.
 
     Raises TypeError for a wrong dtype or number of dimensions, ValueError for a wrong value or width, MemoryError where
-    memory_limit or the machine has no room: what was done before stays done, and the table goes on.
+    memory_limit, the room or the machine has no more: what was done before stays done, and the table goes on.
     """
 
     def __init__(
@@ -50,6 +61,7 @@ class Table:
         pending_limit: int = 1 << 20,
         row_format: str = "fp32",
         memory_limit: int = 0,
+        room: Room | None = None,
     ) -> None:
         """Make an empty table.
 
@@ -64,6 +76,8 @@ class Table:
             row_format: of embeddings in memory: fp32; fp16 or bf16, rounded stochastically at each step (Gupta et al.
                 2015); int8 with a scale for each row, for serving, where nothing is learnt. State is always float32.
             memory_limit: bytes of index and rows, as memory_bytes counts them; 0: what the machine has.
+            room: what these bytes are taken from besides; tables that share it grow up to its limit together. save()
+                does not keep it.
         """
 
     @staticmethod

@@ -79,7 +79,7 @@ void Table::clear() {
   arena_.reset();
   pending_ = update_sum_ = forgotten_ = 0;
   expire_hand_ = victim_hand_ = 0;
-  removed_ = {};
+  removed_ = std::vector<uint64_t>();
 }
 
 }  // namespace monobeam

@@ -109,7 +109,7 @@ void Table::clear_touched() {
   }
   arena_.clear_touched(first_since_moment ? moment_->touched.get() : nullptr);
   index_.clear_marks();
-  removed_ = {};
+  removed_ = std::vector<uint64_t>();  // {} would keep its memory
 }
 
 // Whoever must not run beside a save. The callback of a save runs in its thread, which would wait for itself.

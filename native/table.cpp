@@ -38,7 +38,7 @@ Table::Table(const TableOptions& options)
       initial_(options.seed, options.init_scale),
       first_state_(state_floats_),
       policies_(options.seed),
-      budget_(options.memory_limit),
+      budget_(options.memory_limit, options.room),
       index_(budget_),
       arena_(embedding_bytes(options.format, options.dim) + state_floats_ * sizeof(float), budget_),
       embedding_bytes_(embedding_bytes(options.format, options.dim)),

@@ -41,6 +41,7 @@ struct TableOptions {
   uint64_t pending_limit;     // keys that wait for admission at a time; 16 bytes each
   RowFormat format = RowFormat::kFp32;  // of embeddings in memory
   uint64_t memory_limit = 0;  // bytes of buckets and rows; 0: none
+  std::shared_ptr<Room> room = nullptr;  // what buckets and rows share with other tables; not in files
 };
 
 // Told how many bytes of how many are done. What it throws ends the work, and nothing has happened.
@@ -67,9 +68,9 @@ struct TableStats {
 // Handles are row numbers. A handle is valid until its key is erased or expires; then it reads as zeros and is skipped
 // by apply, until the row is given to another key. Whoever keeps handles over an erase or expire must find them anew.
 //
-// Errors: std::invalid_argument for what the caller got wrong (the table is unchanged), TableFull where memory_limit
-// or the machine has no room (what was done before stays done, and the table is unharmed), FileError for the file
-// system.
+// Errors: std::invalid_argument for what the caller got wrong (the table is unchanged), TableFull where memory_limit,
+// the room or the machine has no more (what was done before stays done, and the table is unharmed), FileError for the
+// file system.
 class Table {
  public:
   explicit Table(const TableOptions& options);
