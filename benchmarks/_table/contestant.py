@@ -109,10 +109,13 @@ def run(
 
 
 def _together(calls: Sequence[Callable[[Any], object]], shares: Sequence[Sequence[Any]]) -> list[dict[str, float]]:
+    """Each thread has a core to itself: what it waits for one is then not for the others' sake."""
     spent: list[dict[str, float]] = [{}] * len(calls)
     barrier = threading.Barrier(len(calls))
+    cores = sorted(os.sched_getaffinity(0))
 
     def work(i: int) -> None:
+        os.sched_setaffinity(0, {cores[i % len(cores)]})
         barrier.wait()
         spent[i] = _timed(calls[i], shares[i])
 
@@ -133,7 +136,11 @@ def _timed(call: Callable[[Any], object], arguments: Sequence[Any]) -> dict[str,
 
 
 def spent_by_thread(call: Callable[[], object]) -> dict[str, float]:
-    """Seconds of ``cpu``, and that ``elapsed`` but for those in which other programs had the core."""
+    """Seconds of ``cpu``, and that ``elapsed`` but for those in which another thread had the core.
+
+    So waiting for a lock is in ``elapsed``. The other thread is another program's, as long as each of ours has a core
+    to itself.
+    """
     cpu, wall, waited = time.thread_time(), time.perf_counter(), _waited()
     call()
     wall, waited = time.perf_counter() - wall, _waited() - waited
@@ -148,7 +155,7 @@ def spent_by_process(call: Callable[[], object]) -> dict[str, float]:
 
 
 def _waited() -> float:
-    """Seconds this thread was ready to run and other programs had the core; waiting for a lock is not in it."""
+    """Seconds this thread was ready to run and another had the core; waiting for a lock is not in it."""
     try:
         return int(Path("/proc/thread-self/schedstat").read_text().split()[1]) / 1e9
     except OSError:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from benchmarks._table import workload
-from benchmarks._table.contestant import BUILD_BATCH, blocks
-from benchmarks._table.measure import OURS, TFRA, TFRA_HUGE_PAGES, Cell, Results
+from benchmarks._table.contestant import BUILD_BATCH, Work, blocks, run, spent_by_thread
+from benchmarks._table.measure import LIMIT, OURS, TFRA, TFRA_HUGE_PAGES, Cell, Results, Spent
 from benchmarks._table.process import ROOT, AbsentError, Entry, Process
-from benchmarks._table.ratios import worst
+from benchmarks._table.ratios import threads, worst
 
 ASKED_FOR = {
     "lookup_uniform_to_tfra",
@@ -113,6 +116,50 @@ def test_the_worst_cell_against_the_better_peer() -> None:
     none = worst(results, "none", [small], ("fbgemm",), goal=2)
     assert (none.value, none.met) == (None, None)
     assert "fbgemm" in none.reason
+
+
+def by_threads(one: Spent, two: Spent, side: str = OURS.name) -> Results:
+    results = Results()
+    for distribution in workload.DISTRIBUTIONS:
+        for count, spent in ((1, one), (2, two)):
+            results.passes[side, Cell("serving", "lookup", distribution, 64, count)] = [spent]
+    return results
+
+
+def test_a_second_thread_that_waits_for_the_first_is_no_gain() -> None:
+    """Under one lock each of two threads computes for half of the time, and has waited for the other half."""
+    alone = {"thread_cpu": 2.0, "elapsed": 2.0}
+    serial = threads(by_threads(alone, {"thread_cpu": 1.0, "elapsed": 2.0}), [64])
+    assert (serial.value, serial.met) == (1, False)
+    parallel = by_threads(alone, {"thread_cpu": 1.0, "elapsed": 1.0})
+    parallel.passes |= by_threads(alone, {"thread_cpu": 1.0, "elapsed": 1.6}, LIMIT.name).passes
+    found = threads(parallel, [64])
+    assert (found.value, found.met) == (2, True)
+    assert "1.25 uniform" in found.other
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
+def test_threads_do_not_wait_for_each_others_core(tmp_path: Path) -> None:
+    """Which would not be in what has elapsed."""
+    workload.write(tmp_path, keys=1000, window=1 << 10, seed=3)
+    cores: dict[int, set[int]] = {}
+
+    def start(_: int) -> Callable[[object], object]:
+        return lambda _: cores.setdefault(threading.get_ident(), os.sched_getaffinity(0))
+
+    run(Work(workload.keys_of, start), workload.Workload(tmp_path, 1000), "uniform", 0, batch=64, threads=2, share=1)
+    del cores[threading.get_ident()]  # warmed them
+    first, second = cores.values()
+    assert len(first) == len(second) == 1
+    assert first != second
+
+
+def test_waiting_for_a_lock_has_elapsed_and_needs_no_cpu_time() -> None:
+    lock, wait_s = threading.Lock(), 0.05
+    lock.acquire()
+    spent = spent_by_thread(lambda: lock.acquire(timeout=wait_s))
+    assert spent["elapsed"] > 0.9 * wait_s
+    assert spent["cpu"] < 0.5 * spent["elapsed"]
 
 
 def test_a_peer_that_is_not_there_is_absent() -> None:
