@@ -16,9 +16,9 @@ import pytest
 
 from benchmarks._table import workload
 from benchmarks._table.contestant import BUILD_BATCH, Work, blocks, run, spent_by_thread
-from benchmarks._table.measure import LIMIT, OURS, TFRA, TFRA_HUGE_PAGES, Cell, Results, Spent
+from benchmarks._table.measure import LIMIT, OURS, OURS_RESERVED, TFRA, TFRA_HUGE_PAGES, Cell, Results, Spent
 from benchmarks._table.process import ROOT, AbsentError, Entry, Process
-from benchmarks._table.ratios import threads, worst
+from benchmarks._table.ratios import build, threads, worst
 
 ASKED_FOR = {
     "lookup_uniform_to_tfra",
@@ -116,6 +116,19 @@ def test_the_worst_cell_against_the_better_peer() -> None:
     none = worst(results, "none", [small], ("fbgemm",), goal=2)
     assert (none.value, none.met) == (None, None)
     assert "fbgemm" in none.reason
+
+
+def test_goals_of_building_are_those_of_a_table_that_grows_as_it_comes() -> None:
+    results = Results()
+    results.builds[OURS.name, "training"] = [{"keys": 6e6, "cpu": 1.0, "longest": 0.001}]
+    results.builds[OURS_RESERVED, "training"] = [{"keys": 8e6, "cpu": 1.0, "longest": 0.003, "reserving": 0.5}]
+    found = {ratio.name: (ratio.value, ratio.met) for ratio in build(results)}
+    assert found == {
+        "build_mkeys_per_cpu_second": (6, False),
+        "longest_call_ms": (1, True),
+        "build_mkeys_per_cpu_second_reserved": (8, None),
+        "longest_call_ms_reserved": (3, None),
+    }
 
 
 def by_threads(one: Spent, two: Spent, side: str = OURS.name) -> Results:
