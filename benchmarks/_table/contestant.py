@@ -205,3 +205,11 @@ def anonymous_bytes(process: int | str = "self") -> int:
         if line.startswith("RssAnon:"):
             return int(line.split()[1]) * 1024
     raise OSError(f"/proc/{process}/status has no RssAnon")
+
+
+def available_bytes() -> int:
+    """Memory of the machine that programs can still have."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    raise OSError("/proc/meminfo has no MemAvailable")

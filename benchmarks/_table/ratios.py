@@ -61,6 +61,10 @@ def all_ratios(results: Results, batches: Sequence[int]) -> list[Ratio]:
         against("train_to_tfra", train, (TFRA,), 4),
         against("train_to_fbgemm", train, ("fbgemm",), 2),
         against("train_to_torch", train, ("torch",), None),
+        *(
+            against(f"train_to_{peer}_with_huge_pages", train, (f"{peer}_huge_pages",), None)
+            for peer in (TFRA, "fbgemm", "torch")
+        ),
         against("update_to_limit", over("training", "update", DISTRIBUTIONS), limit, 0.7),
         *(against(f"update_{d}_to_limit", over("training", "update", [d]), limit, None) for d in DISTRIBUTIONS),
         *build(results),

@@ -14,11 +14,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks._table import workload
-from benchmarks._table.contestant import BUILD_BATCH, Work, blocks, run, spent_by_thread
-from benchmarks._table.measure import LIMIT, OURS, OURS_RESERVED, TFRA, TFRA_HUGE_PAGES, Cell, Results, Spent
+from benchmarks._table import limit, workload
+from benchmarks._table.contestant import BUILD_BATCH, Settings, Work, blocks, run, spent_by_thread
+from benchmarks._table.measure import (
+    LIMIT,
+    OURS,
+    OURS_RESERVED,
+    PEERS,
+    TFRA,
+    TFRA_HUGE_PAGES,
+    Cell,
+    Contest,
+    Results,
+    Spent,
+    cells,
+    refuse_crowd,
+    rotated,
+    with_huge_pages,
+)
 from benchmarks._table.process import ROOT, AbsentError, Entry, Process
-from benchmarks._table.ratios import build, threads, worst
+from benchmarks._table.ratios import build, file, threads, worst
 
 ASKED_FOR = {
     "lookup_uniform_to_tfra",
@@ -173,6 +188,73 @@ def test_waiting_for_a_lock_has_elapsed_and_needs_no_cpu_time() -> None:
     spent = spent_by_thread(lambda: lock.acquire(timeout=wait_s))
     assert spent["elapsed"] > 0.9 * wait_s
     assert spent["cpu"] < 0.5 * spent["elapsed"]
+
+
+KEYS, BATCH = 2000, 64
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    folder = tmp_path_factory.mktemp("table")
+    workload.write(folder, KEYS, 1 << 10, seed=1)
+    return Settings(str(folder), KEYS, 16, "", str(limit.compile_to(folder)))
+
+
+def test_who_dies_is_absent_and_the_others_go_on(settings: Settings) -> None:
+    results, played = Results(), cells("serving", ["uniform"], [BATCH])
+    with Contest("serving", ["dict"], settings, results) as contest:
+        contest.build(rounds=1)
+        contest.play(played, rounds=1)
+        assert ("dict", played[0]) in results.passes
+        (of_dict,) = [process for entry, process in contest.processes.items() if entry.name == "dict"]
+        of_dict.kill()
+        contest.play(played, rounds=2)
+    assert "ended with status -9 in run" in results.absent["dict, serving"]
+    assert ("dict", played[0]) not in results.passes
+    assert len(results.passes[OURS.name, played[0]]) == len(results.passes[LIMIT.name, played[0]]) == 3
+
+
+def test_without_us_there_is_nothing_to_measure(settings: Settings) -> None:
+    with Contest("serving", [], settings, Results()) as contest:
+        contest.build(rounds=1)
+        contest.processes[OURS].kill()
+        with pytest.raises(AbsentError, match="status -9"):
+            contest.play(cells("serving", ["uniform"], [BATCH]), rounds=1)
+
+
+def test_without_the_limit_files_have_no_ratio(settings: Settings, tmp_path: Path) -> None:
+    results = Results()
+    with Contest("training", [], settings, results) as contest:
+        contest.build(rounds=1)
+        contest.save_and_load(tmp_path, rounds=1)
+        contest.processes[LIMIT].kill()
+        contest.save_and_load(tmp_path, rounds=1)
+    assert len(results.files["save"]) == 2
+    for name, disk in (("save", "write"), ("load", "read")):
+        found = file(results, name, disk)
+        assert found.value is None
+        assert "ended with status -9 in write" in found.reason
+    assert not list(tmp_path.iterdir())
+
+
+def test_peers_that_train_have_twins_in_huge_pages() -> None:
+    plain, twins = PEERS["training"][::2], PEERS["training"][1::2]
+    assert [entry.name for entry in plain] == ["tfra", "fbgemm", "torch"]
+    assert twins == [with_huge_pages(entry) for entry in plain]
+    assert not any(entry.variables for entry in plain)
+    assert {dict(entry.variables)["GLIBC_TUNABLES"] for entry in twins} == {"glibc.malloc.hugetlb=1"}
+
+
+def test_a_twin_comes_only_where_it_fits() -> None:
+    refuse_crowd(held=2_000_000_000, available=3_000_000_000)
+    with pytest.raises(AbsentError, match=r"2\.0 GB, and 2\.9 GB are left"):
+        refuse_crowd(held=2_000_000_000, available=2_900_000_000)
+
+
+def test_everybody_comes_first_in_turn() -> None:
+    entries = [Entry(name, name) for name in "abc"]
+    first = [[entry.name for entry in rotated(entries, number)] for number in range(4)]
+    assert first == [list("abc"), list("bca"), list("cab"), list("abc")]
 
 
 def test_a_peer_that_is_not_there_is_absent() -> None:
