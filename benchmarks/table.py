@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     began = time.perf_counter()
-    results = Results()
+    results = Results(options.keys, options.dim)
     try:
         library = str(limit.compile_to(folder))
     except (OSError, subprocess.CalledProcessError) as error:

@@ -53,6 +53,8 @@ Spent = Mapping[str, float]
 class Results:
     """Of every contestant and cell a pass for each round; of every file operation likewise."""
 
+    keys: int = 0
+    dim: int = 0
     passes: dict[tuple[str, Cell], list[Spent]] = field(default_factory=lambda: defaultdict(list))
     builds: dict[tuple[str, str], list[Spent]] = field(default_factory=lambda: defaultdict(list))
     files: dict[str, list[Spent]] = field(default_factory=lambda: defaultdict(list))
