@@ -141,10 +141,18 @@ def spent_by_thread(call: Callable[[], object]) -> dict[str, float]:
     So waiting for a lock is in ``elapsed``. The other thread is another program's, as long as each of ours has a core
     to itself.
     """
-    cpu, wall, waited = time.thread_time(), time.perf_counter(), _waited()
+    (wall, queued), cpu = _moment(), time.thread_time()
     call()
-    wall, waited = time.perf_counter() - wall, _waited() - waited
-    return {"cpu": time.thread_time() - cpu, "elapsed": wall - waited}
+    cpu, (end, queued_at_end) = time.thread_time() - cpu, _moment()
+    return {"cpu": cpu, "elapsed": end - wall - (queued_at_end - queued)}
+
+
+def _moment() -> tuple[float, float]:
+    """The clock and ``waited()`` of one moment: nothing was waited between the two readings."""
+    while True:
+        queued, now = waited(), time.perf_counter()
+        if waited() == queued:
+            return now, queued
 
 
 def spent_by_process(call: Callable[[], object]) -> dict[str, float]:
@@ -154,10 +162,10 @@ def spent_by_process(call: Callable[[], object]) -> dict[str, float]:
     return spent | {"cpu": time.process_time() - cpu}
 
 
-def _waited() -> float:
-    """Seconds this thread was ready to run and another had the core; waiting for a lock is not in it."""
+def waited(thread: str = "/proc/thread-self") -> float:
+    """Seconds a thread was ready to run and another had the core; waiting for a lock is not in it. 0: unknown."""
     try:
-        return int(Path("/proc/thread-self/schedstat").read_text().split()[1]) / 1e9
+        return int(Path(f"{thread}/schedstat").read_text().split()[1]) / 1e9
     except OSError:
         return 0.0
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,12 +17,13 @@ from benchmarks._table.contestant import (
     sample,
     serve,
     spent_by_process,
-    spent_by_thread,
 )
+from benchmarks._table.stops import beside
 from benchmarks._table.workload import keys_of
 from monobeam.native import Table
 
 LEARNING_RATE, INIT_SCALE = 0.02, 0.05
+STEP = 256  # keys of a train step beside a save
 
 
 class Ours:
@@ -93,26 +93,14 @@ class Ours:
         return lambda handles: table.apply(handles, given, LEARNING_RATE)
 
     def save(self, path: str) -> dict[str, float]:
-        """How long a save takes alone; and how long train steps take beside one, and without one."""
+        """How long a save takes alone; and ``stops`` of train steps beside one."""
         table = self._table
-        beside = {} if self._optimizer == "sgd" else self._steps_beside_a_save(path)
-        return {**beside, **spent_by_process(lambda: table.save(path)), "bytes": Path(path).stat().st_size}
+        stops = {} if self._optimizer == "sgd" else beside(lambda: table.save(path), self._random_steps())
+        return {**stops, **spent_by_process(lambda: table.save(path)), "bytes": Path(path).stat().st_size}
 
-    def _steps_beside_a_save(self, path: str) -> dict[str, float]:
-        saving = threading.Thread(target=self._table.save, args=(path,))
-        saving.start()
-        during = self._steps(saving.is_alive)
-        saving.join()
-        alone = self._steps(lambda: False, at_least=len(during))
-        return {"longest_step": max(during), "longest_step_alone": max(alone), "steps": len(during)}
-
-    def _steps(self, go_on: Callable[[], bool], at_least: int = 1) -> list[float]:
-        """Seconds of each train step of 256 random keys."""
-        step, rng, took = self._train(256), np.random.default_rng(3), list[float]()
-        while len(took) < at_least or go_on():
-            keys = keys_of(rng.integers(0, self.keys, 256, np.uint32))
-            took.append(spent_by_thread(lambda keys=keys: step(keys))["elapsed"])
-        return took
+    def _random_steps(self) -> Callable[[], object]:
+        step, rng = self._train(STEP), np.random.default_rng(3)
+        return lambda: step(keys_of(rng.integers(0, self.keys, STEP, np.uint32)))
 
     def load(self, path: str) -> dict[str, float]:
         """In place of the table, whose memory is given back first; the loaded one must be equal."""

@@ -74,7 +74,7 @@ def all_ratios(results: Results, batches: Sequence[int]) -> list[Ratio]:
         threads_of(results, LIMIT.name, "two_threads_of_limit", "elapsed", batches),
         file(results, "save", "write"),
         file(results, "load", "read"),
-        beside_save(results),
+        *beside_save(results),
     ]
 
 
@@ -181,22 +181,26 @@ def threads_of(results: Results, side: str, name: str, clock: str, batches: Sequ
     return Ratio(name, min(each.values()), ours=ours)
 
 
-def beside_save(results: Results) -> Ratio:
-    """The longest train step of 256 keys while a save went on: CPU time of its thread, and what else it waited for.
+def beside_save(results: Results) -> list[Ratio]:
+    """What a save makes a train step of some keys wait at most (stops.py), and the longest of these steps as a whole.
 
-    Time in the queue of a core does not count: on a busy machine another program's turn is longer than any of ours.
+    The whole has the hypervisor's time in it, and other programs' turns of the core of whoever saves.
     """
-    saves = [spent for spent in results.files["save"] if "longest_step" in spent]
-    longest = [spent["longest_step"] * 1e3 for spent in saves]
-    alone = median(spent["longest_step_alone"] * 1e3 for spent in saves)
-    return Ratio(
-        "longest_step_during_save_ms",
-        median(longest),
-        2,
-        at_most=True,
-        ours=f"{median(longest):.2f} [{min(longest):.2f}..{max(longest):.2f}] ms",
-        other=f"{alone:.2f} ms without a save",
-    )
+    saves = results.files["save"]
+
+    def ms(what: str) -> float:
+        return median(spent[what] * 1e3 for spent in saves)
+
+    def spread(what: str) -> str:
+        each = [spent[what] * 1e3 for spent in saves]
+        return f"{median(each):.2f} [{min(each):.2f}..{max(each):.2f}] ms"
+
+    parts = f"slept {ms('step_slept'):.2f}, CPU {ms('step_cpu'):.2f}, alone {ms('step_cpu_alone'):.2f} ms"
+    alone = f"{ms('step_alone'):.2f} ms without a save"
+    return [
+        Ratio("save_stops_updates_ms", ms("stop"), 2, at_most=True, ours=spread("stop"), other=parts),
+        Ratio("longest_step_during_save_ms", ms("step"), at_most=True, ours=spread("step"), other=alone),
+    ]
 
 
 def speed(spent: Spent) -> float:

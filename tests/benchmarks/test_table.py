@@ -34,6 +34,7 @@ from benchmarks._table.measure import (
 )
 from benchmarks._table.process import ROOT, AbsentError, Entry, Process
 from benchmarks._table.ratios import build, file, threads, worst
+from benchmarks._table.stops import Step, stops, timed
 
 ASKED_FOR = {
     "lookup_uniform_to_tfra",
@@ -47,6 +48,7 @@ ASKED_FOR = {
     "longest_call_ms",
     "bytes_per_key_overhead",
     "two_threads",
+    "save_stops_updates_ms",
     "save_to_limit",
     "load_to_limit",
 }
@@ -267,6 +269,24 @@ def test_everybody_comes_first_in_turn() -> None:
     entries = [Entry(name, name) for name in "abc"]
     first = [[entry.name for entry in rotated(entries, number)] for number in range(4)]
     assert first == [list("abc"), list("bca"), list("cab"), list("abc")]
+
+
+def test_a_step_that_waits_for_a_lock_is_stopped_and_one_that_computes_is_not() -> None:
+    lock, wait_s = threading.Lock(), 0.05
+    lock.acquire()
+    waiting = timed(lambda: lock.acquire(timeout=wait_s))
+    assert waiting.slept > 0.9 * wait_s
+    assert waiting.elapsed > 0.9 * wait_s
+    assert waiting.cpu < 0.5 * wait_s
+    assert timed(lambda: sum(range(1000))).slept == 0
+
+
+def test_a_stop_is_sleep_and_what_is_computed_beyond_the_usual() -> None:
+    alone = [Step(cpu=1, slept=0, elapsed=elapsed) for elapsed in (1, 9, 1)]
+    during = [Step(cpu=1, slept=3, elapsed=4), Step(cpu=5, slept=0.5, elapsed=6), Step(cpu=1, slept=0, elapsed=20)]
+    found = stops(during, alone)
+    assert found["stop"] == 4.5
+    assert (found["step_slept"], found["step_cpu"], found["step"], found["step_alone"]) == (3, 5, 20, 9)
 
 
 def test_a_peer_that_is_not_there_is_absent() -> None:
