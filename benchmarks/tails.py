@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from benchmarks._examples import columns
 from examples.movielens.dataset import Ratings, read
 from monobeam.models.config import Config, parse
 from monobeam.models.metrics import ScoreHistogram
@@ -105,21 +106,10 @@ def blocks(ratings: Ratings) -> Iterator[pa.RecordBatch]:
     """Examples in time order: a rating of four stars or more is a like."""
     table = ratings.table()
     labels = (ratings.rating >= 4).astype(np.float32)
-    n, time = len(ratings), ratings.timestamp * 1_000_000
-    columns = {
-        "_key": pa.array(np.arange(n, dtype=np.uint64)),
-        "_id": pa.array([f"i{i}" for i in range(n)]),
-        "_time": pa.array(time),
-        "_decided": pa.array(time),
-        "_kind": pa.array((labels < 0.5).astype(np.uint8)),
-        "_weight": pa.array(np.ones(n, np.float32)),
-        "_rate": pa.array(np.ones(n, np.float32)),
-        "_arrival": pa.array(np.zeros(n, np.int64)),
-        "_label.like": pa.array(labels),
-        "age_decade": pc.divide(table["age"], 10),
-    }
-    columns |= {name: table[name] for name in ("user_id", "item_id", "genres", "occupation", "gender", "year")}
-    return iter(pa.table(columns).combine_chunks().to_batches(BLOCK))
+    found = columns(np.arange(len(ratings)), ratings.timestamp * 1_000_000, labels)
+    found["age_decade"] = pc.divide(table["age"], 10)
+    found |= {name: table[name] for name in ("user_id", "item_id", "genres", "occupation", "gender", "year")}
+    return iter(pa.table(found).combine_chunks().to_batches(BLOCK))
 
 
 @dataclass(frozen=True)
