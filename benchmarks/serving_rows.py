@@ -27,7 +27,7 @@ import pyarrow as pa
 import torch
 
 from benchmarks._collision_runs import exact_auc, random_tenth
-from benchmarks.collisions import t_quantile
+from benchmarks._experiment import t_quantile
 from benchmarks.tails import BLOCK, COMMIT_EVERY, MOVIELENS, Contestant, blocks
 from examples.movielens.dataset import Ratings, read
 from monobeam.models.config import Config
