@@ -150,7 +150,10 @@ class Table:
         """Insert or overwrite rows [N, row_bytes]; they are neither touched nor subject to admission."""
 
     def import_values(self, keys: AnyKeys, values: Floats) -> None:
-        """Insert or overwrite embeddings [N, dim]; optimizer state becomes zero."""
+        """Insert or overwrite embeddings [N, dim]; optimizer state becomes that of a new row.
+
+        With ftrl and group_ftrl, whose weights are a function of their state, the values last until the next step.
+        """
 
     def erase(self, keys: AnyKeys) -> int:
         """Erase keys; returns how many had a row."""

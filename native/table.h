@@ -133,7 +133,8 @@ class Table {
   // Inserts or overwrites; neither touches nor asks for admission. Of equal keys the last wins.
   void import_rows(Span<const uint64_t> keys, const uint8_t* rows);
 
-  // Embeddings alone (values: float[N][dim]); the state becomes zero, last-seen and update count stay, 0 in new rows.
+  // Embeddings alone (values: float[N][dim]); the state becomes that of a new row, last-seen and update count stay, 0 in
+  // new rows. With ftrl and group_ftrl, whose weights are a function of the state, the values last until the next step.
   void import_values(Span<const uint64_t> keys, const float* values);
 
   // Returns how many rows there were to erase. Forgets sightings of keys without a row as well.

@@ -210,7 +210,7 @@ void Table::import_values(Span<const uint64_t> keys, const float* values) {
       const uint32_t row = *find_or_add_row(keys[i]).row;
       arena_.keep(row);
       encode_nearest(options_.format, values + i * dim(), dim(), arena_.row(row));
-      std::fill_n(state_of(row), state_floats_, 0.0f);
+      std::copy(first_state_.begin(), first_state_.end(), state_of(row));
     }
   }
 }

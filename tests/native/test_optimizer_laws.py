@@ -57,6 +57,24 @@ def test_weight_decay_moves_every_component(optimizer: str, dim: int) -> None:
     assert (before != 0).all()
 
 
+@pytest.mark.parametrize("optimizer", sorted(OPTIMIZERS))
+def test_imported_values_begin_with_the_optimizers_first_state(optimizer: str) -> None:
+    """With zeros in its place, Adagrad would divide 0 by 0 at the first component without a gradient."""
+    values, gradients = some(3, 4, seed=7), some(3, 4)
+    gradients[0], gradients[1, ::2] = 0, 0
+    trained, fresh = Table(4, optimizer, {}, 0, 0.1), Table(4, optimizer, {}, 1, 0.1)
+    for _ in range(5):
+        stepped(trained, some(3, 4))
+    for table in (trained, fresh):
+        table.import_values(keys(3), values)
+        np.testing.assert_array_equal(table.lookup(keys(3))[0], values)
+    np.testing.assert_array_equal(trained.export_rows(keys(3))[:, :-16], fresh.export_rows(keys(3))[:, :-16])
+    for _ in range(3):
+        moved = stepped(trained, gradients)
+        assert np.isfinite(moved).all()
+        np.testing.assert_array_equal(moved, stepped(fresh, gradients))
+
+
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "amsgrad"])
 @pytest.mark.parametrize("steps", [1, 1000])
 def test_adam_goes_on_with_its_own_bias_correction(optimizer: str, steps: int, tmp_path: Path) -> None:

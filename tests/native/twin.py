@@ -140,7 +140,7 @@ class Twin:
         for key, value in zip(keys, values, strict=True):
             row = self.rows.get(key) or self._add_row(key, 0)
             row.values = self._held(value)
-            row.state[:] = 0
+            row.state = self.rule.initial_state(self.dim)
 
     def erase(self, keys: Sequence[int]) -> int:
         return sum(self._remove(key) for key in keys)

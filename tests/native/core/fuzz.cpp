@@ -188,9 +188,9 @@ void Fuzz::train() {
     if (row == nullptr) continue;
     const bool far = std::any_of(row->values.begin(), row->values.end(), [](float w) { return std::fabs(w) > 20; });
     if (!far) continue;
-    row->values.assign(dim(), 0);
-    std::fill(row->state.begin(), row->state.end(), 0.0f);
-    table_->import_values({&key, 1}, row->values.data());
+    const Floats anew = zeros(dim());
+    table_->import_values({&key, 1}, anew.data());
+    twin_.import_values(key, anew.data());
   }
 }
 
@@ -244,9 +244,7 @@ void Fuzz::import_values() {
   table_->find(span(keys), handles.data());
   for (size_t i = 0; i < keys.size(); ++i) {
     if (full && handles[i] == kNone) break;
-    TwinRow& row = twin_.find_or_add(keys[i]);
-    row.values.assign(values.begin() + i * dim(), values.begin() + (i + 1) * dim());
-    std::fill(row.state.begin(), row.state.end(), 0.0f);
+    twin_.import_values(keys[i], values.data() + i * dim());
   }
   find(keys);
 }

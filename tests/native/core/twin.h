@@ -87,6 +87,12 @@ class Twin {
     return row != nullptr ? *row : add(key, 0);
   }
 
+  void import_values(uint64_t key, const float* values) {
+    TwinRow& row = find_or_add(key);
+    row.values.assign(values, values + options_.dim);
+    optimizer_->init(row.state.data(), options_.dim);
+  }
+
   // Gradients of bags of keys; sums in order of occurrence.
   void apply(const Keys& keys, const std::vector<int64_t>& offsets, const Floats& gradients, float rate) {
     std::map<uint64_t, Floats> sums;
