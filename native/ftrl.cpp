@@ -61,7 +61,7 @@ class Ftrl final : public Optimizer {
   bool divides_by_rate() const override { return true; }
   size_t state_floats(size_t dim) const override { return Proximal::state_floats(dim); }
   void init(float* state, size_t dim) const override { proximal_.init(state, dim); }
-  void steps(const Steps& batch) const override;
+  void steps(const Steps& batch) const noexcept override;
   MONOBEAM_INLINE void step(float* __restrict w, float* __restrict state, const float* __restrict g, size_t dim, float lr) const {
     float* z = state;
     float* n = state + dim;
@@ -84,7 +84,7 @@ class GroupFtrl final : public Optimizer {
   bool divides_by_rate() const override { return true; }
   size_t state_floats(size_t dim) const override { return Proximal::state_floats(dim); }
   void init(float* state, size_t dim) const override { proximal_.init(state, dim); }
-  void steps(const Steps& batch) const override;
+  void steps(const Steps& batch) const noexcept override;
   MONOBEAM_INLINE void step(float* __restrict w, float* __restrict state, const float* __restrict g, size_t dim, float lr) const {
     float* z = state;
     float* n = state + dim;

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <utility>
-#include <vector>
 
 #include "kernel.h"
 
@@ -50,15 +49,13 @@ class TransformedGradients final : public Optimizer {
   size_t state_floats(size_t dim) const override { return optimizer_->state_floats(dim); }
   void init(float* state, size_t dim) const override { optimizer_->init(state, dim); }
   bool divides_by_rate() const override { return optimizer_->divides_by_rate(); }
-  void steps(const Steps& batch) const override {
-    thread_local std::vector<float> floats;
-    thread_local std::vector<const float*> gradients;
-    floats.resize(batch.count * batch.dim);
-    gradients.resize(batch.count);
-    for (size_t i = 0; i < batch.count; ++i) gradients[i] = floats.data() + i * batch.dim;
-    transform_rows(transform_, batch, floats.data());
+  size_t scratch_floats(size_t dim) const override { return dim; }
+  void steps(const Steps& batch) const noexcept override {
+    const float* gradients[Steps::kMost];
+    for (size_t i = 0; i < batch.count; ++i) gradients[i] = batch.scratch + i * batch.dim;
+    transform_rows(transform_, batch, batch.scratch);
     Steps transformed = batch;
-    transformed.gradients = gradients.data();
+    transformed.gradients = gradients;
     optimizer_->steps(transformed);
   }
 

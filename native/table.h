@@ -167,7 +167,7 @@ class Table {
  private:
   static constexpr size_t kSlice = 512;    // rows or keys per section under the lock, at most
   static constexpr size_t kSliceBytes = size_t{1} << 19;  // of rows, unless it is a single group
-  static constexpr size_t kStep = 8;        // rows of one call of the optimizer: while they are worked on, the next ones come from memory
+  static constexpr size_t kStep = Steps::kMost;
   static constexpr size_t kRowTail = 16;    // of an exported row: last-seen, padding, updates
   static constexpr size_t kSavePart = size_t{1} << 18;
   static constexpr int kVictimSearch = 64;  // buckets
@@ -198,7 +198,7 @@ class Table {
   bool due(uint64_t key, uint32_t field, uint32_t seen, uint32_t now) const;
   void decode_row(uint32_t handle, float* out) const;
   void sum_rows(Span<const uint32_t> handles, float* scratch, float* out) const;
-  void update(const RowGradients& batch, size_t first, size_t end, float learning_rate);
+  void update(const RowGradients& batch, size_t first, size_t end, float learning_rate, float* space);
   float* state_of(uint32_t row) const { return reinterpret_cast<float*>(arena_.row(row) + embedding_bytes_); }
   void check_handles(Span<const uint32_t> handles) const;
   void check_offsets(Span<const int64_t> offsets, size_t keys) const;

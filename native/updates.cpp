@@ -45,8 +45,11 @@ void Table::apply_pooled(Span<const uint32_t> handles, Span<const int64_t> offse
                                 (optimizer_->divides_by_rate() ? "> 0" : ">= 0"));
   }
   thread_local RowGradients own;
+  thread_local std::vector<float> own_space;
   RowGradients& batch = own;
   batch.read(handles, offsets, gradients, dim());
+  own_space.resize(kStep * ((plain() ? 0 : dim()) + optimizer_->scratch_floats(dim())));
+  float* const space = own_space.data();
   const auto turn = lock_.turn();
   check_handles(handles);
   prefetch_updates(arena_, batch, 0, kRowsAhead);
@@ -55,30 +58,30 @@ void Table::apply_pooled(Span<const uint32_t> handles, Span<const int64_t> offse
     const auto section = lock_.exclusive();
     for (size_t step = first; step < end; step += kStep) {
       prefetch_updates(arena_, batch, step + kRowsAhead, step + kRowsAhead + kStep);
-      update(batch, step, std::min(step + kStep, end), learning_rate);
+      update(batch, step, std::min(step + kStep, end), learning_rate, space);
     }
   }
 }
 
-void Table::update(const RowGradients& batch, size_t first, size_t end, float learning_rate) {
+void Table::update(const RowGradients& batch, size_t first, size_t end, float learning_rate, float* space) {
   float *weights[kStep], *states[kStep];
   const float* gradients[kStep];
   uint32_t rows[kStep];
-  thread_local std::vector<float> decoded;
-  if (!plain()) decoded.resize(kStep * dim());
+  float* const decoded = space;
+  float* const scratch = space + (plain() ? 0 : kStep * dim());
   size_t count = 0;
   for (size_t i = first; i < end; ++i) arena_.prepare_update(batch[i].row, batch[i].occurrences);
   for (size_t i = first; i < end; ++i) {
     const uint32_t row = batch[i].row;
     if (!arena_.update(row, batch[i].occurrences)) continue;
     update_sum_ += batch[i].occurrences;
-    weights[count] = plain() ? reinterpret_cast<float*>(arena_.row(row)) : decoded.data() + count * dim();
+    weights[count] = plain() ? reinterpret_cast<float*>(arena_.row(row)) : decoded + count * dim();
     if (!plain()) decode_row(row, weights[count]);
     states[count] = state_of(row);
     rows[count] = row;
     gradients[count++] = batch[i].gradient;
   }
-  optimizer_->steps({weights, states, gradients, count, dim(), learning_rate});
+  optimizer_->steps({weights, states, gradients, count, dim(), learning_rate, scratch});
   if (plain()) return;
   for (size_t i = 0; i < count; ++i) {
     const uint64_t stream = rounding_stream(options_.seed, arena_.updates(rows[i]), weights[i], dim());

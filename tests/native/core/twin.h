@@ -96,6 +96,7 @@ class Twin {
   // Gradients of bags of keys; sums in order of occurrence.
   void apply(const Keys& keys, const std::vector<int64_t>& offsets, const Floats& gradients, float rate) {
     std::map<uint64_t, Floats> sums;
+    Floats scratch;
     for (size_t bag = 0; bag + 1 < offsets.size(); ++bag) {
       const float* gradient = gradients.data() + bag * options_.dim;
       for (int64_t at = offsets[bag]; at < offsets[bag + 1]; ++at) {
@@ -114,7 +115,8 @@ class Twin {
       TwinRow& row = rows_[key];
       float *weights = row.values.data(), *state = row.state.data();
       const float* gradient = sum.data();
-      optimizer_->steps({&weights, &state, &gradient, 1, options_.dim, rate});
+      scratch.resize(optimizer_->scratch_floats(options_.dim));
+      optimizer_->steps({&weights, &state, &gradient, 1, options_.dim, rate, scratch.data()});
       updated_.insert(key);
     }
   }
