@@ -13,9 +13,15 @@ bool Table::remove(uint64_t key) {
     drop_pending(key);
     return false;
   }
-  removed_.push_back(key);  // which may fail, and then nothing has happened
-  update_sum_ -= arena_.updates(field);
-  arena_.release(field);
+  const uint64_t updates = arena_.updates(field);
+  removed_.push_back(key);
+  try {
+    arena_.release(field);
+  } catch (const std::bad_alloc&) {
+    removed_.pop_back();  // nothing has happened
+    throw;
+  }
+  update_sum_ -= updates;
   index_.erase(key);
   return true;
 }
@@ -73,13 +79,14 @@ void Table::expire_overflowing(uint32_t now, std::vector<uint64_t>& gone) {
 
 void Table::clear() {
   const auto alone = no_save();
+  std::deque<uint64_t> forgotten;  // what is in the end goes when nobody waits any more
   const auto turn = lock_.turn();
   const auto section = lock_.exclusive();
   index_.reset();
   arena_.reset();
   pending_ = update_sum_ = forgotten_ = 0;
   expire_hand_ = victim_hand_ = 0;
-  removed_ = {};
+  removed_.swap(forgotten);
 }
 
 }  // namespace monobeam

@@ -71,8 +71,7 @@ void Table::read(FileReader& file, const Progress& progress) {
   read_policies(file, policies_);
   const uint64_t removed = file.get<uint64_t>();
   if (removed > file.left() / sizeof(uint64_t)) file.refuse("has an impossible number of erased keys");
-  removed_.resize(removed);
-  file.bytes(removed_.data(), removed * sizeof(uint64_t));
+  for (uint64_t left = removed; left > 0; --left) removed_.push_back(file.get<uint64_t>());
   index_.read(file);
   teller.at(file.length() - file.left());
   if (expire_hand >= index_.count() || victim_hand >= index_.count()) file.refuse("has an impossible hand");

@@ -96,20 +96,18 @@ struct Table::Moment {
   const std::map<uint32_t, SlotPolicy> policies;
   // What clear_touched() took away meanwhile.
   std::unique_ptr<Bits> touched;
-  std::vector<uint64_t> removed;
+  std::deque<uint64_t> removed;
 };
 
 void Table::clear_touched() {
+  std::deque<uint64_t> forgotten;  // what is in the end goes when nobody waits any more
   const auto turn = lock_.turn();
   const auto section = lock_.exclusive();
   const bool first_since_moment = moment_ != nullptr && moment_->touched == nullptr;
-  if (first_since_moment) {
-    moment_->touched = std::make_unique<Bits>(arena_.limit());
-    moment_->removed = std::move(removed_);
-  }
+  if (first_since_moment) moment_->touched = std::make_unique<Bits>(arena_.limit());
   arena_.clear_touched(first_since_moment ? moment_->touched.get() : nullptr);
   index_.clear_marks();
-  removed_ = {};
+  removed_.swap(first_since_moment ? moment_->removed : forgotten);
 }
 
 // Whoever must not run beside a save. The callback of a save runs in its thread, which would wait for itself.
@@ -183,7 +181,7 @@ void Table::write_removed(FileWriter& file, const Moment& moment) const {
   for (size_t first = 0; first < moment.removed_count; first += part.size()) {
     {
       const auto turn = lock_.turn();
-      const std::vector<uint64_t>& all = moment.touched == nullptr ? removed_ : moment.removed;
+      const std::deque<uint64_t>& all = moment.touched == nullptr ? removed_ : moment.removed;
       const size_t end = std::min(first + kSavePart / sizeof(uint64_t), moment.removed_count);
       part.assign(all.begin() + first, all.begin() + end);
     }

@@ -203,7 +203,7 @@ size_t Table::size() const {
 
 size_t Table::memory_bytes() const {
   const auto section = lock_.shared();
-  return index_.bytes() + arena_.bytes() + removed_.capacity() * sizeof(uint64_t);
+  return index_.bytes() + arena_.bytes() + removed_.size() * sizeof(uint64_t);
 }
 
 uint64_t Table::update_count_sum() const {

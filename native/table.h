@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -240,7 +241,7 @@ class Table {
   std::unique_ptr<NewRow[]> new_rows_;  // kSlice of them; the first new_count_ were given out and are not yet filled
   size_t new_count_ = 0;
   std::vector<float> new_values_;  // of one of them, where they are not stored as floats
-  std::vector<uint64_t> removed_;  // keys
+  std::deque<uint64_t> removed_;  // keys; it grows without being copied
 };
 
 }  // namespace monobeam
