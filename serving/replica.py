@@ -196,6 +196,7 @@ class Replica:
         self._write(name, keys, values)
         if len(deletes):
             shard.deletes += self.tables[name].erase(deletes)
+            self.tables[name].clear_touched()
         shard.rows += len(keys)
 
     def _write(self, name: str, keys: Keys, values: npt.NDArray[np.float32]) -> None:
@@ -211,6 +212,7 @@ class Replica:
             gone = here if change is None else np.setdiff1d(here, change.keys)
             if len(gone):
                 shard.deletes += table.erase(gone)
+                table.clear_touched()
 
     def _apply_dense(self, event: SyncEvent, backend: Backend | None) -> None:
         if event.dense_version <= self.dense.version:
