@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
@@ -72,10 +73,9 @@ uint64_t checksum(const uint8_t* data, size_t size, uint64_t seed) {
 // --- FileWriter ----------------------------------------------------------------------------------------------------
 
 FileWriter::FileWriter(const std::string& path, uint64_t magic, uint32_t version)
-    : path_(path), draft_(path + ".draft"), magic_(magic), version_(version) {
+    : path_(path), magic_(magic), version_(version) {
   buffer_.reserve(kBuffer);
-  file_ = open(draft_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-  if (file_ < 0) fail();
+  open_draft();
   const uint8_t later[sizeof(Prologue) + sizeof(uint64_t)] = {};
   try {
     write_out(later, sizeof(later));
@@ -83,6 +83,16 @@ FileWriter::FileWriter(const std::string& path, uint64_t magic, uint32_t version
     abandon();
     throw;
   }
+}
+
+// Of its own: another one may be writing the same file.
+void FileWriter::open_draft() {
+  static std::atomic<uint64_t> drafts{0};
+  do {
+    draft_ = path_ + ".draft-" + std::to_string(getpid()) + "-" + std::to_string(drafts++);
+    file_ = open(draft_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+  } while (file_ < 0 && errno == EEXIST);
+  if (file_ < 0) fail();
 }
 
 FileWriter::~FileWriter() {

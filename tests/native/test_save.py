@@ -1,5 +1,6 @@
 """Tables as files: whole, or refused."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,29 @@ def test_saving_replaces_and_leaves_nothing_else(tmp_path: Path) -> None:
     path.write_bytes(b"old")
     trained().save(str(path))
     assert len(Table.load(str(path))) == len(trained())
+    assert [entry.name for entry in tmp_path.iterdir()] == ["table"]
+
+
+def test_saves_to_one_path_at_the_same_time_leave_one_of_their_files(tmp_path: Path) -> None:
+    path, tables = tmp_path / "table", [trained(), trained(9_000)]
+    sizes = {len(table) for table in tables}
+    assert len(sizes) == 2
+    for first, second in (tables, tables[::-1]):
+        inner: list[int] = []
+
+        def between(*_: int, other: Table = second, sizes_seen: list[int] = inner) -> None:
+            if not sizes_seen:
+                other.save(str(path))
+                sizes_seen.append(len(Table.load(str(path))))
+
+        first.save(str(path), between)
+        assert inner == [len(second)]
+        assert len(Table.load(str(path))) == len(first)
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(20):
+            for save in [pool.submit(table.save, str(path)) for table in tables]:
+                save.result()
+            assert len(Table.load(str(path))) in sizes
     assert [entry.name for entry in tmp_path.iterdir()] == ["table"]
 
 
