@@ -60,7 +60,8 @@ class Table:
             hyper: its hyper-parameters, and clip_value, clip_norm, weight_decay; those not given have defaults.
             seed: of initial rows and admission draws, in [0, 2**64).
             init_scale: initial components are uniform in [-init_scale, init_scale), a pure function of key and seed.
-            pending_limit: keys that may wait for admission at a time, 16 bytes each; beyond it old ones are forgotten.
+            pending_limit: keys that may wait for admission at a time, about 30 bytes each: a key is forgotten when so
+                many began to wait after it.
             row_format: of embeddings in memory: fp32; fp16 or bf16, rounded stochastically at each step (Gupta et al.
                 2015); int8 with a scale for each row, for serving, where nothing is learnt. State is always float32.
             memory_limit: bytes of index and rows, as memory_bytes counts them; 0: what the machine has.

@@ -103,6 +103,12 @@ class Buckets {
 
   bool erase(uint64_t key);
 
+  void prefetch(uint64_t key) const {
+    const Choice choice = choose(key);
+    __builtin_prefetch(&at(choice.first));
+    __builtin_prefetch(&at(choice.second));
+  }
+
   // For a key that will be inserted soon: asks for the buckets that a displacement would look at, if one is likely.
   MONOBEAM_INLINE void prefetch_insert(uint64_t hash) const {
     const Choice choice = choose_by(hash);

@@ -85,7 +85,8 @@ void Table::clear() {
   index_.reset();
   arena_.reset();
   pending_ = update_sum_ = forgotten_ = 0;
-  expire_hand_ = victim_hand_ = 0;
+  waiting_ = {};
+  expire_hand_ = 0;
   removed_.swap(forgotten);
 }
 

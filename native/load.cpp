@@ -67,16 +67,20 @@ void Table::read(FileReader& file, const Progress& progress) {
   const uint64_t rows = file.get<uint64_t>(), row_limit = file.get<uint64_t>();
   row_limit_ = file.get<uint64_t>();
   forgotten_ = file.get<uint64_t>();
-  const uint64_t expire_hand = file.get<uint64_t>(), victim_hand = file.get<uint64_t>();
+  const uint64_t expire_hand = file.get<uint64_t>();
   read_policies(file, policies_);
   const uint64_t removed = file.get<uint64_t>();
   if (removed > file.left() / sizeof(uint64_t)) file.refuse("has an impossible number of erased keys");
   for (uint64_t left = removed; left > 0; --left) removed_.push_back(file.get<uint64_t>());
+  const uint64_t waiting = file.get<uint64_t>();
+  if (waiting > std::min(file.left() / sizeof(uint64_t), options_.pending_limit)) {
+    file.refuse("has an impossible number of waiting keys");
+  }
+  for (uint64_t left = waiting; left > 0; --left) waiting_.push(file.get<uint64_t>());
   index_.read(file);
   teller.at(file.length() - file.left());
-  if (expire_hand >= index_.count() || victim_hand >= index_.count()) file.refuse("has an impossible hand");
+  if (expire_hand >= index_.count()) file.refuse("has an impossible hand");
   expire_hand_ = static_cast<uint32_t>(expire_hand);
-  victim_hand_ = static_cast<uint32_t>(victim_hand);
   if (std::max(row_limit, row_limit_) > arena_.capacity() || row_limit % kBlockRows != 0) {
     file.refuse("has " + std::to_string(row_limit_) + " rows; there is room for " + std::to_string(arena_.capacity()));
   }

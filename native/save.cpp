@@ -51,7 +51,8 @@ struct Table::Moment {
         row_limit(table.arena_.limit()),
         row_count(table.arena_.size()),
         removed_count(table.removed_.size()),
-        counters{table.row_limit_, table.forgotten_, table.expire_hand_, table.victim_hand_},
+        counters{table.row_limit_, table.forgotten_, table.expire_hand_},
+        waiting(table.waiting_),
         policies(table.policies_.by_slot()) {
     table.index_.watch(&buckets);
     table.arena_.watch(&rows);
@@ -92,7 +93,8 @@ struct Table::Moment {
   const Buckets::Overflow overflow;
   const uint64_t row_limit, row_count;
   const size_t removed_count;
-  const uint64_t counters[4];
+  const uint64_t counters[3];
+  const Waiting waiting;
   const std::map<uint32_t, SlotPolicy> policies;
   // What clear_touched() took away meanwhile.
   std::unique_ptr<Bits> touched;
@@ -165,6 +167,8 @@ void Table::write_head(FileWriter& file, const Moment& moment) const {
   for (const uint64_t counter : moment.counters) file.put<uint64_t>(counter);
   write_policies(file, moment.policies);
   write_removed(file, moment);
+  file.put<uint64_t>(moment.waiting.size());
+  moment.waiting.for_each_part([&](const uint64_t* keys, size_t count) { file.bytes(keys, count * sizeof(uint64_t)); });
   file.put<uint32_t>(moment.bucket_count);
   file.put<uint64_t>(moment.drained);
   file.put<uint64_t>(moment.overflow.size());

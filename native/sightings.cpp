@@ -64,7 +64,7 @@ uint32_t Table::sight(uint64_t key, uint64_t hash, uint32_t now) {
     if (!added) index_.mark(choice);
     return give_row(key, slot, added);
   }
-  if (added && pending_ > options_.pending_limit) bound_pending(key);
+  if (added) begin_waiting(key);
   return kNone;
 }
 
@@ -98,25 +98,22 @@ void Table::fill_new_rows() {
   new_count_ = 0;
 }
 
-// One pending key too many: forgets one that was seen long ago, or, when there is none in reach, the newest.
-void Table::bound_pending(uint64_t newest) {
+// Behind all others. When there are too many, the first one goes: it is forgotten if it still waits. (A key that went
+// and came again is there twice, and goes when it is first.)
+void Table::begin_waiting(uint64_t key) {
+  try {
+    waiting_.push(key);
+  } catch (const std::bad_alloc&) {
+    drop_pending(key);
+    throw;
+  }
+  if (waiting_.size() <= options_.pending_limit) return;
+  const uint64_t first = waiting_.oldest();
+  waiting_.pop();
+  if (waiting_.size() > 0) index_.prefetch(waiting_.oldest());  // whose turn is next
+  if (!is_pending(index_.get(first).row)) return;
+  drop_pending(first);
   ++forgotten_;
-  for (int looked = 0; looked < kVictimSearch; ++looked) {
-    victim_hand_ = victim_hand_ + 1 < index_.count() ? victim_hand_ + 1 : 0;
-    if (forget_oldest_pending(index_.at(victim_hand_), newest)) return;
-  }
-  drop_pending(newest);
-}
-
-bool Table::forget_oldest_pending(const Bucket& bucket, uint64_t newest) {
-  int oldest = -1;
-  for (int slot = 0; slot < kSlots; ++slot) {
-    if (!is_pending(bucket.row[slot]) || bucket.key[slot] == newest) continue;
-    if (oldest < 0 || bucket.seen[slot] < bucket.seen[oldest]) oldest = slot;
-  }
-  if (oldest < 0) return false;
-  drop_pending(bucket.key[oldest]);
-  return true;
 }
 
 void Table::drop_pending(uint64_t key) {

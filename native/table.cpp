@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <iterator>
 
 namespace monobeam {
 namespace {
@@ -203,7 +204,7 @@ size_t Table::size() const {
 
 size_t Table::memory_bytes() const {
   const auto section = lock_.shared();
-  return index_.bytes() + arena_.bytes() + removed_.size() * sizeof(uint64_t);
+  return index_.bytes() + arena_.bytes() + waiting_.bytes() + removed_.size() * sizeof(uint64_t);
 }
 
 uint64_t Table::update_count_sum() const {
@@ -214,6 +215,17 @@ uint64_t Table::update_count_sum() const {
 TableStats Table::stats() const {
   const auto section = lock_.shared();
   return {index_.count(), pending_, index_.overflow().size(), forgotten_, most_saved_, index_.work()};
+}
+
+// Pending keys among those that wait.
+size_t Table::count_waiting() const {
+  std::vector<uint64_t> keys;
+  const auto pending = [&](uint64_t key) { return is_pending(index_.get(key).row); };
+  waiting_.for_each_part([&](const uint64_t* some, size_t count) {
+    std::copy_if(some, some + count, std::back_inserter(keys), pending);
+  });
+  std::sort(keys.begin(), keys.end());
+  return std::unique(keys.begin(), keys.end()) - keys.begin();
 }
 
 void Table::check() const {
@@ -236,7 +248,8 @@ void Table::check() const {
   });
   if (rows != arena_.size()) throw std::runtime_error("table: there are rows without a key");
   if (pending != pending_) throw std::runtime_error("table: wrong number of pending keys");
-  if (pending > options_.pending_limit) throw std::runtime_error("table: more pending keys than its limit");
+  if (waiting_.size() > options_.pending_limit) throw std::runtime_error("table: more keys wait than may");
+  if (pending != count_waiting()) throw std::runtime_error("table: a pending key is not among those that wait");
   if (updates != update_sum_) throw std::runtime_error("table: wrong sum of update counts");
 }
 

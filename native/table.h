@@ -23,6 +23,7 @@
 #include "probe.h"
 #include "rows.h"
 #include "span.h"
+#include "waiting.h"
 
 namespace monobeam {
 
@@ -39,7 +40,8 @@ struct TableOptions {
   Hyper hyper;                // its hyper-parameters, the others have defaults
   uint64_t seed;              // of initial rows and admission draws
   float init_scale;           // initial components are uniform in [-init_scale, init_scale)
-  uint64_t pending_limit;     // keys that wait for admission at a time; 16 bytes each
+  uint64_t pending_limit;     // keys that wait for admission at a time, about 30 bytes each: one is forgotten when so
+                              // many began to wait after it
   RowFormat format = RowFormat::kFp32;  // of embeddings in memory
   uint64_t memory_limit = 0;  // bytes of buckets and rows; 0: none
 };
@@ -171,7 +173,6 @@ class Table {
   static constexpr size_t kStep = Steps::kMost;
   static constexpr size_t kRowTail = 16;    // of an exported row: last-seen, padding, updates
   static constexpr size_t kSavePart = size_t{1} << 18;
-  static constexpr int kVictimSearch = 64;  // buckets
 
   struct NewRow {
     uint64_t key;
@@ -191,8 +192,7 @@ class Table {
   uint32_t give_row(uint64_t key, Slot slot, bool added);
   void fill_new_rows();
   void drop_pending(uint64_t key);
-  void bound_pending(uint64_t newest);
-  bool forget_oldest_pending(const Bucket& bucket, uint64_t newest);
+  void begin_waiting(uint64_t key);
   bool remove(uint64_t key);
   void expire_bucket(uint32_t bucket, uint32_t now, std::vector<uint64_t>& gone);
   void expire_overflowing(uint32_t now, std::vector<uint64_t>& gone);
@@ -201,6 +201,7 @@ class Table {
   void sum_rows(Span<const uint32_t> handles, float* scratch, float* out) const;
   void update(const RowGradients& batch, size_t first, size_t end, float learning_rate, float* space);
   float* state_of(uint32_t row) const { return reinterpret_cast<float*>(arena_.row(row) + embedding_bytes_); }
+  size_t count_waiting() const;
   void check_handles(Span<const uint32_t> handles) const;
   void check_offsets(Span<const int64_t> offsets, size_t keys) const;
   void write_head(FileWriter& file, const Moment& moment) const;
@@ -235,9 +236,9 @@ class Table {
   uint64_t pending_ = 0;      // entries of index_ without a row
   uint64_t update_sum_ = 0;
   uint64_t row_limit_ = 0;    // handles at and above this were never given out, also before clear()
-  uint64_t forgotten_ = 0;    // sightings of keys dropped to bound pending_
+  uint64_t forgotten_ = 0;    // pending keys that pending_limit made room of
   uint32_t expire_hand_ = 0;  // the next bucket that expire() looks at
-  uint32_t victim_hand_ = 0;  // the next bucket that bound_pending() looks at
+  Waiting waiting_;           // every pending key, and some that are not pending any more
   std::unique_ptr<NewRow[]> new_rows_;  // kSlice of them; the first new_count_ were given out and are not yet filled
   size_t new_count_ = 0;
   std::vector<float> new_values_;  // of one of them, where they are not stored as floats

@@ -84,6 +84,7 @@ std::unique_ptr<Table> some_table(const Kind& kind) {
   Keys keys(kKeys);
   for (size_t i = 0; i < kKeys; ++i) keys[i] = (i & 1) << 48 | i;
   keys = keys + crowd(0, 12);
+  for (uint64_t i = 0; i < 300; ++i) keys.push_back(1000 + i);  // those who wait fill nearly a block
   std::vector<uint32_t> handles(keys.size());
   table->find_or_insert(span(keys), 10, handles.data());
   EXPECT(table->stats().overflowing > 0 && table->stats().pending > 0);
