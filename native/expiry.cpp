@@ -21,6 +21,7 @@ bool Table::remove(uint64_t key) {
     removed_.pop_back();  // nothing has happened
     throw;
   }
+  removed_count_ = removed_.size();
   update_sum_ -= updates;
   index_.erase(key);
   return true;
@@ -88,6 +89,7 @@ void Table::clear() {
   waiting_ = {};
   expire_hand_ = 0;
   removed_.swap(forgotten);
+  removed_count_ = 0;
 }
 
 }  // namespace monobeam

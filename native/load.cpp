@@ -72,6 +72,7 @@ void Table::read(FileReader& file, const Progress& progress) {
   const uint64_t removed = file.get<uint64_t>();
   if (removed > file.left() / sizeof(uint64_t)) file.refuse("has an impossible number of erased keys");
   for (uint64_t left = removed; left > 0; --left) removed_.push_back(file.get<uint64_t>());
+  removed_count_ = removed;
   const uint64_t waiting = file.get<uint64_t>();
   if (waiting > std::min(file.left() / sizeof(uint64_t), options_.pending_limit)) {
     file.refuse("has an impossible number of waiting keys");

@@ -103,13 +103,13 @@ struct Table::Moment {
 
 void Table::clear_touched() {
   std::deque<uint64_t> forgotten;  // what is in the end goes when nobody waits any more
-  const auto turn = lock_.turn();
-  const auto section = lock_.exclusive();
+  const auto turn = lock_.turn();  // and no more: readers look at nothing of this
   const bool first_since_moment = moment_ != nullptr && moment_->touched == nullptr;
   if (first_since_moment) moment_->touched = std::make_unique<Bits>(arena_.limit());
   arena_.clear_touched(first_since_moment ? moment_->touched.get() : nullptr);
   index_.clear_marks();
   removed_.swap(first_since_moment ? moment_->removed : forgotten);
+  removed_count_ = 0;
 }
 
 // Whoever must not run beside a save. The callback of a save runs in its thread, which would wait for itself.

@@ -204,7 +204,7 @@ size_t Table::size() const {
 
 size_t Table::memory_bytes() const {
   const auto section = lock_.shared();
-  return index_.bytes() + arena_.bytes() + waiting_.bytes() + removed_.size() * sizeof(uint64_t);
+  return index_.bytes() + arena_.bytes() + waiting_.bytes() + removed_count_ * sizeof(uint64_t);
 }
 
 uint64_t Table::update_count_sum() const {

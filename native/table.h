@@ -243,6 +243,7 @@ class Table {
   size_t new_count_ = 0;
   std::vector<float> new_values_;  // of one of them, where they are not stored as floats
   std::deque<uint64_t> removed_;  // keys; it grows without being copied
+  std::atomic<size_t> removed_count_{0};  // of them, for readers
 };
 
 }  // namespace monobeam
