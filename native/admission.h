@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "hash.h"
+#include "shown.h"
 
 namespace monobeam {
 
@@ -37,8 +38,7 @@ class Policies {
       throw std::invalid_argument("slot " + std::to_string(slot) + " must be below " + std::to_string(kSlotIds));
     }
     if (!(policy.admit_probability >= 0 && policy.admit_probability <= 1)) {
-      throw std::invalid_argument("admit_probability " + std::to_string(policy.admit_probability) +
-                                  " must be in [0, 1]");
+      throw std::invalid_argument("admit_probability " + shown(policy.admit_probability) + " must be in [0, 1]");
     }
     quick_.resize(kSlotIds);
     quick_[slot] = &(by_slot_[slot] = policy);

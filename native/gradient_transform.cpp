@@ -23,10 +23,10 @@ struct GradientTransform {
       }
     }
     if (clip_norm != 0) {
-      float sum = 0;
-      for (size_t i = 0; i < dim; ++i) sum += out[i] * out[i];
-      const float norm = std::sqrt(sum);
-      const float scale = norm > clip_norm ? clip_norm / norm : 1;
+      double sum = 0;  // the square of a float may be too large for one, or too small
+      for (size_t i = 0; i < dim; ++i) sum += static_cast<double>(out[i]) * out[i];
+      const double norm = std::sqrt(sum);
+      const float scale = norm > clip_norm ? static_cast<float>(clip_norm / norm) : 1;
       for (size_t i = 0; i < dim; ++i) out[i] *= scale;
     }
     if (weight_decay != 0) {

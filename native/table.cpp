@@ -5,6 +5,8 @@
 #include <cstring>
 #include <iterator>
 
+#include "shown.h"
+
 namespace monobeam {
 namespace {
 
@@ -14,7 +16,7 @@ const TableOptions& validated(const TableOptions& options) {
     throw std::invalid_argument("dim " + std::to_string(options.dim) + " must be at most " + std::to_string(kMaxDim));
   }
   if (!std::isfinite(options.init_scale) || options.init_scale < 0) {
-    throw std::invalid_argument("init_scale " + std::to_string(options.init_scale) + " must be finite and >= 0");
+    throw std::invalid_argument("init_scale " + shown(options.init_scale) + " must be finite and >= 0");
   }
   return options;
 }

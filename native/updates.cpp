@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "shown.h"
 #include "table.h"
 
 namespace monobeam {
@@ -40,9 +41,10 @@ void Table::apply_pooled(Span<const uint32_t> handles, Span<const int64_t> offse
   if (options_.format == RowFormat::kInt8) {
     throw std::invalid_argument("rows in int8 are for serving and cannot learn; train in fp32, fp16 or bf16");
   }
-  if (!std::isfinite(learning_rate) || learning_rate < 0 || (learning_rate == 0 && optimizer_->divides_by_rate())) {
-    throw std::invalid_argument("learning_rate " + std::to_string(learning_rate) + " must be finite and " +
-                                (optimizer_->divides_by_rate() ? "> 0" : ">= 0"));
+  const bool divides = optimizer_->divides_by_rate();
+  if (!std::isfinite(learning_rate) || learning_rate < 0 || (divides && !std::isfinite(1 / learning_rate))) {
+    throw std::invalid_argument("learning_rate " + shown(learning_rate) + " must be finite and " +
+                                (divides ? "> 0, and so must be 1 / it" : ">= 0"));
   }
   thread_local RowGradients own;
   thread_local std::vector<float> own_space;

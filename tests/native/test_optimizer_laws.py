@@ -224,6 +224,23 @@ def test_what_is_off_changes_nothing(optimizer: str) -> None:
         np.testing.assert_array_equal(stepped(high, gradients), expected)
 
 
+@pytest.mark.parametrize("size", [1e-30, 1e19, 1e38])
+def test_a_gradient_of_any_size_is_clipped_to_its_norm(size: float) -> None:
+    """In float32 the sum of the squares would be infinite, and the gradient clipped to nothing; or 0, and not clipped."""
+    table = Table(4, "sgd", {"clip_norm": size / 10}, 0, 0.0)
+    weights = stepped(table, np.array([[size, size, -size, size]], np.float32), 1.0)
+    np.testing.assert_allclose(weights, np.array([[-1, -1, 1, -1]]) * size / 20, rtol=1e-6)
+
+
+def test_an_infinite_gradient_is_clipped_by_value_and_shows_when_clipped_by_norm() -> None:
+    gradients = np.array([[np.inf, 1.0], [-np.inf, 1.0]], np.float32)
+    by_value = stepped(Table(2, "sgd", {"clip_value": 2.0}, 0, 0.0), gradients, 1.0)
+    np.testing.assert_array_equal(by_value, [[-2, -1], [2, -1]])
+    by_norm = stepped(Table(2, "sgd", {"clip_norm": 2.0}, 0, 0.0), gradients, 1.0)
+    assert np.isnan(by_norm[:, 0]).all()
+    assert (by_norm[:, 1] == 0).all()
+
+
 @pytest.mark.parametrize("optimizer", sorted(OPTIMIZERS))
 @pytest.mark.parametrize("hyper", [{"clip_value": 1.0}, {"clip_norm": 1.0}], ids=str)
 def test_clipping_hides_no_gradient_that_is_not_a_number(optimizer: str, hyper: dict[str, float]) -> None:
