@@ -191,10 +191,11 @@ void FileReader::open_payload(uint64_t magic, uint32_t version) {
   uint64_t sum = 0;
   if (read_in(&sum, sizeof(sum)) != sizeof(sum)) refuse("is truncated");
   if (sum != checksum_of(prologue)) refuse("is damaged: wrong checksum of its head");
-  const uint64_t size = static_cast<uint64_t>(status.st_size), expected = file_bytes(prologue.length);
-  if (size != expected) {
+  const uint64_t size = static_cast<uint64_t>(status.st_size);
+  const bool more = prologue.length > size;  // so much that file_bytes() may not be believed
+  if (more || size != file_bytes(prologue.length)) {
     refuse("is truncated or damaged: " + std::to_string(size) + " bytes, where its head says " +
-           std::to_string(expected));
+           std::to_string(more ? prologue.length : file_bytes(prologue.length)));
   }
   length_ = left_ = prologue.length;
 }

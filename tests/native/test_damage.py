@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from monobeam.native import Table
-from tests.native.files import BLOCK, framed, payload_of
+from tests.native.files import BLOCK, PROLOGUE, checksum, framed, payload_of
 from tests.native.golden import file_of, golden_table
 from tests.native.test_save import trained
 
@@ -68,6 +68,26 @@ def test_another_version_is_named(whole: bytes, refused: Callable[[bytes, str], 
     for version in (1, 2, 3, 5):
         message = f"is a saved table of format version {version}; this build reads version 4"
         refused(framed(payload_of(whole), version), message)
+
+
+def test_a_length_that_wraps_around_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    """Of such a length, modulo 2^64, a file would be as long as it is; and believing its bucket count takes gigabytes."""
+    empty = payload_of(file_of(Table(2, "sgd", {}, 0, 0.1)))
+    before, found, after = empty.rpartition((8).to_bytes(4, "little") + bytes(16))  # 8 buckets, none overflowing
+    assert found
+    block = (before + (1 << 25).to_bytes(4, "little") + bytes(16) + after).ljust(BLOCK, b"\0")
+    size = PROLOGUE + 8 + BLOCK + 8
+    about = ((1 << 64) + size) * BLOCK // (BLOCK + 8)
+    (length,) = (n for n in range(about - 99, about + 99) if file_bytes(n) == (1 << 64) + size)
+    prologue = framed(b"")[:16] + length.to_bytes(8, "little")
+    path = tmp_path / "table"
+    path.write_bytes(prologue + checksum(prologue, 0) + block + checksum(block, 1))
+    with pytest.raises(ValueError, match=f"is truncated or damaged: {size} bytes, where its head says {length}"):
+        Table.load(str(path))
+
+
+def file_bytes(length: int) -> int:
+    return PROLOGUE + 8 + 8 * -(-length // BLOCK) + length
 
 
 def test_files_of_something_else_are_no_tables(refused: Callable[[bytes, str], None]) -> None:
