@@ -1,3 +1,4 @@
+import os
 from collections.abc import Callable
 
 import numpy as np
@@ -10,6 +11,7 @@ Offsets = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
 Progress = Callable[[int, int], None]
+Path = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
 NONE: int
 """The handle of a key that has no row: 0xFFFFFFFF."""
@@ -37,7 +39,7 @@ class Table:
     offsets[M] = N.
 
     Raises TypeError for a wrong dtype or number of dimensions, ValueError for a wrong value or width, MemoryError where
-    memory_limit or the machine has no room: what was done before stays done, and the table goes on.
+    memory_limit or a limit of the process leaves no room: what was done before stays done, and the table goes on.
     """
 
     def __init__(
@@ -64,17 +66,19 @@ class Table:
                 many began to wait after it.
             row_format: of embeddings in memory: fp32; fp16 or bf16, rounded stochastically at each step (Gupta et al.
                 2015); int8 with a scale for each row, for serving, where nothing is learnt. State is always float32.
-            memory_limit: bytes of index and rows, as memory_bytes counts them; 0: what the machine has.
+            memory_limit: bytes of index and rows, beyond which new rows are refused; 0: none, and the system ends a
+                process that outgrows it. Not in it, but in memory_bytes: 8 bytes for each key that expired() and
+                touched() remember and each that waits for admission, 48 for each update count above 2**14.
         """
 
     @staticmethod
-    def load(path: str, progress: Progress | None = None) -> Table:
+    def load(path: Path, progress: Progress | None = None) -> Table:
         """Read what save() wrote; OSError for the file system, ValueError for a file that is not a whole table.
 
         `progress(done, all)` is told bytes now and then; what it raises ends the work.
         """
 
-    def save(self, path: str, progress: Progress | None = None) -> None:
+    def save(self, path: Path, progress: Progress | None = None) -> None:
         """Write the table as it is now, while other threads go on changing it: none waits for more than 2 ms.
 
         The file is replaced when all of it is on disk. `progress(done, all)` is told bytes now and then, and may do
@@ -101,7 +105,7 @@ class Table:
         """Have memory for `rows` rows in all ready, so that their first use costs no page fault.
 
         Growth never pauses; but on a virtual machine the first use of a page may take some milliseconds. MemoryError
-        for more than memory_limit or the machine has.
+        for more than memory_limit or the machine (or container) has.
         """
 
     def find_or_insert(self, keys: AnyKeys, now: int) -> Handles:

@@ -186,14 +186,24 @@ monobeam::Progress telling(const Callback& progress) {
   };
 }
 
-void save(const Table& table, const std::string& path, const Callback& progress) {
-  nb::gil_scoped_release release;
-  table.save(path, telling(progress));
+// What open() takes, and refuses: the system would cut a path off at a NUL.
+std::string path_of(const nb::object& path) {
+  PyObject* bytes = nullptr;
+  if (!PyUnicode_FSConverter(path.ptr(), &bytes)) throw nb::python_error();
+  const nb::bytes owned = nb::steal<nb::bytes>(bytes);
+  return {owned.c_str(), owned.size()};
 }
 
-Table* load(const std::string& path, const Callback& progress) {
+void save(const Table& table, const nb::object& path, const Callback& progress) {
+  const std::string where = path_of(path);
   nb::gil_scoped_release release;
-  return Table::load(path, telling(progress)).release();
+  table.save(where, telling(progress));
+}
+
+Table* load(const nb::object& path, const Callback& progress) {
+  const std::string where = path_of(path);
+  nb::gil_scoped_release release;
+  return Table::load(where, telling(progress)).release();
 }
 
 // A method that takes nothing and returns keys.

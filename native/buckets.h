@@ -50,6 +50,7 @@ class Buckets {
   size_t bytes() const {
     return static_cast<size_t>(count_) * sizeof(Bucket) + count_ / kMarked / 8 + overflow_.size() * kOverflowBytes;
   }
+  size_t cost() const { return (size_t{count_} + kPageful - 1) / kPageful * kPageCost; }  // for the budget
   const Overflow& overflow() const { return overflow_; }
   uint64_t drained() const { return drained_; }
   const InsertWork& work() const { return work_; }

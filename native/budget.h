@@ -1,13 +1,13 @@
 // How much memory a table may use.
 #pragma once
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <new>
 #include <string>
+
+#include "machine.h"
 
 namespace monobeam {
 
@@ -21,7 +21,9 @@ class TableFull : public std::bad_alloc {
   std::string why_;
 };
 
-// Linux promises memory that it may not have, and ends the process that uses it; so who grows asks here first.
+// Linux promises memory that it may not have, and ends the process that uses it; so who grows asks here first. What
+// counts are buckets and rows with their notes: nearly all that a table has. Not what it must remember in order to take
+// rows away, or an erase could fail for want of memory; nor the rare: keys outside of buckets, counts above 2^14.
 class Budget {
  public:
   // 0: without limit.
@@ -35,13 +37,14 @@ class Budget {
   }
   // Complains if there cannot be so many bytes in all.
   void expect(uint64_t bytes) const {
-    const uint64_t machine = static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGESIZE);
+    const uint64_t machine = memory_of_machine();
     if (bytes <= (limit_ > 0 ? std::min(limit_, machine) : machine)) return;
     throw TableFull(std::to_string(bytes) + " bytes are more than " +
                     (limit_ > 0 && limit_ < bytes ? "memory_limit, which is " + std::to_string(limit_)
-                                                  : "the machine has, " + std::to_string(machine)));
+                                                  : "there is for this process, " + std::to_string(machine)));
   }
   void give(size_t bytes) { used_ -= bytes; }
+  uint64_t used() const { return used_; }
 
  private:
   uint64_t limit_;

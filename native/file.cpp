@@ -17,6 +17,7 @@ namespace monobeam {
 namespace {
 
 constexpr size_t kBuffer = size_t{1} << 20;
+constexpr int kMostAttempts = 10000;  // to find a name that no other draft has
 
 struct Prologue {
   uint64_t magic;
@@ -88,11 +89,11 @@ FileWriter::FileWriter(const std::string& path, uint64_t magic, uint32_t version
 // Of its own: another one may be writing the same file.
 void FileWriter::open_draft() {
   static std::atomic<uint64_t> drafts{0};
-  do {
+  for (int attempt = 0; file_ < 0; ++attempt) {
     draft_ = path_ + ".draft-" + std::to_string(getpid()) + "-" + std::to_string(drafts++);
     file_ = open(draft_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-  } while (file_ < 0 && errno == EEXIST);
-  if (file_ < 0) fail();
+    if (file_ < 0 && (errno != EEXIST || attempt == kMostAttempts)) fail();  // of killed processes with this number
+  }
 }
 
 FileWriter::~FileWriter() {
@@ -124,8 +125,9 @@ void FileWriter::commit() {
   if (!buffer_.empty()) flush();
   const Prologue prologue = {magic_, version_, 0, length_};
   const uint64_t sum = checksum_of(prologue);
-  if (pwrite(file_, &prologue, sizeof(prologue), 0) != sizeof(prologue)) fail();
-  if (pwrite(file_, &sum, sizeof(sum), sizeof(prologue)) != sizeof(sum)) fail();
+  if (lseek(file_, 0, SEEK_SET) != 0) fail();
+  write_out(&prologue, sizeof(prologue));
+  write_out(&sum, sizeof(sum));
   if (fsync(file_) != 0) fail();
   if (rename(draft_.c_str(), path_.c_str()) != 0) fail();
   close(file_);

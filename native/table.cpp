@@ -69,12 +69,14 @@ void Table::reserve(uint64_t rows) {
 
 // --- reading rows --------------------------------------------------------------------------------------------------
 
-void Table::check_handles(Span<const uint32_t> handles) const {
-  for (const uint32_t handle : handles) {
-    if (handle >= row_limit_ && handle != kNone) {
-      throw std::invalid_argument("handle " + std::to_string(handle) + " was never given out");
-    }
+void Table::check_handle(uint32_t handle) const {
+  if (handle >= row_limit_ && handle != kNone) {
+    throw std::invalid_argument("handle " + std::to_string(handle) + " was never given out");
   }
+}
+
+void Table::check_handles(Span<const uint32_t> handles) const {
+  for (const uint32_t handle : handles) check_handle(handle);
 }
 
 void Table::check_offsets(Span<const int64_t> offsets, size_t keys) const {
@@ -248,6 +250,7 @@ void Table::check() const {
     taken[field] = true;
     updates += arena_.updates(field);
   });
+  if (budget_.used() != index_.cost() + arena_.cost()) throw std::runtime_error("table: wrong sum of its memory");
   if (rows != arena_.size()) throw std::runtime_error("table: there are rows without a key");
   if (pending != pending_) throw std::runtime_error("table: wrong number of pending keys");
   if (waiting_.size() > options_.pending_limit) throw std::runtime_error("table: more keys wait than may");

@@ -43,7 +43,7 @@ struct TableOptions {
   uint64_t pending_limit;     // keys that wait for admission at a time, about 30 bytes each: one is forgotten when so
                               // many began to wait after it
   RowFormat format = RowFormat::kFp32;  // of embeddings in memory
-  uint64_t memory_limit = 0;  // bytes of buckets and rows; 0: none
+  uint64_t memory_limit = 0;  // bytes of buckets and rows with their notes (see budget.h); 0: none
 };
 
 // Told how many bytes of how many are done. What it throws ends the work, and nothing has happened.
@@ -70,9 +70,10 @@ struct TableStats {
 // Handles are row numbers. A handle is valid until its key is erased or expires; then it reads as zeros and is skipped
 // by apply, until the row is given to another key. Whoever keeps handles over an erase or expire must find them anew.
 //
-// Errors: std::invalid_argument for what the caller got wrong (the table is unchanged), TableFull where memory_limit
-// or the machine has no room (what was done before stays done, and the table is unharmed), FileError for the file
-// system.
+// Errors: std::invalid_argument for what the caller got wrong (the table is unchanged), TableFull or std::bad_alloc
+// where memory_limit or the process's own limits leave no room (what was done before stays done, and the table is
+// unharmed), FileError for the file system. Linux gives out more memory than there is: without memory_limit, a table
+// that outgrows the machine ends with the process.
 class Table {
  public:
   explicit Table(const TableOptions& options);
@@ -154,7 +155,7 @@ class Table {
   std::vector<uint64_t> keys() const;
 
   size_t size() const;               // rows
-  size_t memory_bytes() const;       // buckets in use, and chunks of rows
+  size_t memory_bytes() const;       // of all that grows: what memory_limit bounds, and what is remembered
   uint64_t update_count_sum() const; // over the rows that are there
   TableStats stats() const;
 
@@ -202,6 +203,7 @@ class Table {
   void update(const RowGradients& batch, size_t first, size_t end, float learning_rate, float* space);
   float* state_of(uint32_t row) const { return reinterpret_cast<float*>(arena_.row(row) + embedding_bytes_); }
   size_t count_waiting() const;
+  void check_handle(uint32_t handle) const;
   void check_handles(Span<const uint32_t> handles) const;
   void check_offsets(Span<const int64_t> offsets, size_t keys) const;
   void write_head(FileWriter& file, const Moment& moment) const;

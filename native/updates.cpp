@@ -46,6 +46,10 @@ void Table::apply_pooled(Span<const uint32_t> handles, Span<const int64_t> offse
     throw std::invalid_argument("learning_rate " + shown(learning_rate) + " must be finite and " +
                                 (divides ? "> 0, and so must be 1 / it" : ">= 0"));
   }
+  if (handles.size >= kMaxRows) {
+    throw std::invalid_argument(std::to_string(handles.size) + " handles are too many for one batch, which has room for " +
+                                std::to_string(kMaxRows - 1));
+  }
   thread_local RowGradients own;
   thread_local std::vector<float> own_space;
   RowGradients& batch = own;
@@ -53,7 +57,8 @@ void Table::apply_pooled(Span<const uint32_t> handles, Span<const int64_t> offse
   own_space.resize(kStep * ((plain() ? 0 : dim()) + optimizer_->scratch_floats(dim())));
   float* const space = own_space.data();
   const auto turn = lock_.turn();
-  check_handles(handles);
+  // As they were read: the caller's array may have changed since.
+  for (size_t i = 0; i < batch.size(); ++i) check_handle(batch[i].row);
   prefetch_updates(arena_, batch, 0, kRowsAhead);
   for (size_t first = 0; first < batch.size(); first += slice()) {
     const size_t end = std::min(first + slice(), batch.size());

@@ -1,7 +1,10 @@
 """Tables as files: whole, or refused."""
 
+import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -75,6 +78,25 @@ def test_saves_to_one_path_at_the_same_time_leave_one_of_their_files(tmp_path: P
                 save.result()
             assert len(Table.load(str(path))) in sizes
     assert [entry.name for entry in tmp_path.iterdir()] == ["table"]
+
+
+@pytest.mark.parametrize("kind", [str, os.fsencode, Path])
+def test_a_path_may_be_whatever_open_takes(kind: Callable[[str], Any], tmp_path: Path) -> None:
+    path = kind(str(tmp_path / "täble"))
+    trained().save(path)
+    assert len(Table.load(path)) == len(trained())
+    assert [entry.name for entry in tmp_path.iterdir()] == ["täble"]
+
+
+def test_a_path_that_the_system_would_cut_off_is_refused(tmp_path: Path) -> None:
+    """At the NUL: the file of that name would be overwritten in place."""
+    (tmp_path / "a").write_bytes(b"precious")
+    for call in (trained().save, Table.load):
+        with pytest.raises(ValueError, match="embedded null"):
+            call(f"{tmp_path}/a\0b")
+        with pytest.raises(TypeError, match=r"str, bytes or os.PathLike object, not int"):
+            call(7)
+    assert [entry.read_bytes() for entry in tmp_path.iterdir()] == [b"precious"]
 
 
 def test_equal_histories_make_equal_files(tmp_path: Path) -> None:

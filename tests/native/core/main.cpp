@@ -5,6 +5,7 @@
 
 #include "faults.h"
 #include "fuzz.h"
+#include "groups.h"
 #include "threads.h"
 
 using namespace monobeam;
@@ -59,5 +60,6 @@ int main(int count, char** arguments) {
   every_allocation_fails(folder);  // in one thread
 #endif
   threads_beside_each_other(folder);
+  memory_of_groups(folder);
   std::printf("calls %llu\n", static_cast<unsigned long long>(done));
 }
