@@ -112,6 +112,15 @@ void Arena::reset() {
   size_ = touched_ = 0;
 }
 
+bool Arena::dead_rows_are_zeros(size_t chunk) const {
+  const std::vector<uint8_t> zeros(bytes_per_row_);
+  for (uint32_t at = 0; at < rows_per_chunk(); ++at) {
+    const uint32_t number = static_cast<uint32_t>(chunk << shift_) + at;
+    if (!live(number) && std::memcmp(row(number), zeros.data(), bytes_per_row_) != 0) return false;
+  }
+  return true;
+}
+
 void Arena::check() const {
   size_t live_rows = 0;
   uint64_t touched_rows = 0;
@@ -127,6 +136,7 @@ void Arena::check() const {
       free_below += !is_live && at < chunk.first_free;
     }
     if (noted_dead > 0) fail_chunk(number, "has a note on a row that is not live");
+    if (chunk.live > 0 && !dead_rows_are_zeros(number)) fail_chunk(number, "has a row that is not live and not zeros");
     if (free_below > 0) fail_chunk(number, "has a free row below its first");
     if (live_here != chunk.live) fail_chunk(number, "counts its live rows wrong");
     if ((live_here < rows_per_chunk()) != (open_.count(static_cast<uint32_t>(number)) == 1)) {

@@ -150,6 +150,7 @@ class Arena {
   size_t chunk_bytes() const { return stride_ << shift_; }
   size_t notes_cost() const { return (sizeof(uint16_t) << shift_) + sizeof(Chunk); }  // of a chunk, empty or not
   void add_chunk();
+  bool dead_rows_are_zeros(size_t chunk) const;
 
   uint32_t lowest_free(uint32_t number) {
     Chunk& chunk = chunks_[number];

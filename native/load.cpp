@@ -96,6 +96,7 @@ void Table::read(FileReader& file, const Progress& progress) {
 
 void Table::read_block(FileReader& file, uint32_t first) {
   const uint64_t live = file.get<uint64_t>(), touched = file.get<uint64_t>();
+  if ((touched & ~live) != 0) file.refuse("has a note of a row that is not there");
   uint64_t updates[kBlockRows];
   file.bytes(updates, __builtin_popcountll(live) * sizeof(uint64_t));
   const uint64_t* next = updates;

@@ -60,6 +60,12 @@ struct Table::Moment {
   }
   ~Moment() { forget(); }
 
+  // While others waited.
+  size_t copied_bytes() const {
+    return overflow.size() * sizeof(Buckets::Overflow::value_type) + policies.size() * sizeof(*policies.begin()) +
+           waiting.parts() * sizeof(void*);
+  }
+
   // In the table's turn: nothing is put aside any more.
   void forget() {
     if (table.moment_ != this) return;
@@ -140,6 +146,7 @@ void Table::save(const std::string& path, const Progress& progress) const {
   FileWriter file(path, kTableMagic, kTableVersion);
   auto turn = lock_.turn();
   auto moment = std::make_unique<Moment>(*this);
+  count_turn(moment->copied_bytes());
   turn.unlock();
   const auto end = [&] {
     {
@@ -188,6 +195,7 @@ void Table::write_removed(FileWriter& file, const Moment& moment) const {
       const std::deque<uint64_t>& all = moment.touched == nullptr ? removed_ : moment.removed;
       const size_t end = std::min(first + kSavePart / sizeof(uint64_t), moment.removed_count);
       part.assign(all.begin() + first, all.begin() + end);
+      count_turn(part.size() * sizeof(uint64_t));
     }
     file.bytes(part.data(), part.size() * sizeof(uint64_t));
   }

@@ -92,7 +92,8 @@ class Table {
   void set_policy(uint32_t slot, const SlotPolicy& policy);
 
   // Has memory for `rows` rows in all ready. Without it the first use of each page costs a fault, now and then a long
-  // one; that is all, as growth itself never pauses. TableFull for more than there can be.
+  // one; that is all, as growth itself never pauses. TableFull for more than there can be. Other calls that change the
+  // table wait until all of it is ready; readers do not.
   void reserve(uint64_t rows);
 
   // Each occurrence is a sighting at time `now`: it stamps last-seen (which never goes back), and counts towards the
@@ -116,7 +117,8 @@ class Table {
 
   // One optimizer step for every distinct row of the batch, with the sum of the gradients of the bags it is in, in
   // order of occurrence. The row's update count grows by its occurrences, and it is touched. Without offsets each
-  // handle is a bag. Rows in int8 cannot learn: std::invalid_argument.
+  // handle is a bag. Rows in int8 cannot learn: std::invalid_argument. Less than 2^31 handles. A thread keeps the memory
+  // that its largest batch took, for its next one.
   void apply_pooled(Span<const uint32_t> handles, Span<const int64_t> offsets, const float* gradients,
                     float learning_rate);
 
@@ -125,8 +127,11 @@ class Table {
   std::vector<uint64_t> touched() const;
 
   // (snapshot) The keys whose rows were erased or have expired since the last clear_touched(), and are absent. Sorted.
-  // They are remembered until clear_touched().
+  // They are remembered until clear_touched(), in 8 bytes each.
   std::vector<uint64_t> expired() const;
+
+  // touched(), expired(), export_rows() and this are calls of their own: an update that another thread makes between
+  // them is in none of two commits, unless whoever commits keeps others from changing the table meanwhile.
 
   void clear_touched();
 
@@ -145,7 +150,8 @@ class Table {
   size_t erase(Span<const uint64_t> keys);
 
   // Looks at the next `budget` buckets, at most once at each, and erases what has not been seen for its slot's
-  // expire_seconds. Returns the keys that lost a row, sorted.
+  // expire_seconds. Returns the keys that lost a row, sorted. Whenever it is at the first bucket it also looks at all keys
+  // outside of buckets, which are hardly any unless somebody chose keys for that.
   std::vector<uint64_t> expire(uint32_t now, uint64_t budget);
 
   // Back to an empty table without history; policies stay. Waits for a running save().
@@ -163,9 +169,9 @@ class Table {
   void check() const;
 
   // (snapshot) Of the moment when it begins. Whoever changes the table meanwhile puts aside what was there (before.h),
-  // and waits for no longer than it takes to copy kSavePart bytes. std::bad_alloc where
-  // there is no memory for what was put aside: the change goes on, the save does not. Replaces the file at once, when all is on disk.
-  // Saves follow one another.
+  // and waits for no longer than it takes to copy kSavePart bytes, or the policies and the keys outside of buckets,
+  // hardly any. std::bad_alloc where there is no memory for what was put aside: the change goes on, the save does not.
+  // Replaces the file at once, when all is on disk. Saves follow one another.
   void save(const std::string& path, const Progress& progress = nullptr) const;
 
  private:

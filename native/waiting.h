@@ -9,12 +9,12 @@
 
 namespace monobeam {
 
-// Keys in the order in which they began to wait. It grows and shrinks by blocks and is never copied as a whole: a copy
-// shares the blocks and stays as it is, as nothing that it sees of them changes. Not thread-safe, but a copy may be read
-// beside the original.
+// Keys in the order in which they began to wait. It grows and shrinks by blocks. A copy shares them and stays as it is,
+// as nothing that it sees of them changes; it may be read beside the original. Not thread-safe otherwise.
 class Waiting {
  public:
   size_t size() const { return size_; }
+  size_t parts() const { return blocks_.size(); }  // that a copy copies
   size_t bytes() const { return blocks_.size() * sizeof(Block); }
 
   void push(uint64_t key) {

@@ -182,11 +182,13 @@ def test_import_asks_nobody() -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"slot": -1}, "slot -1"),
-        ({"slot": 32768}, "slot 32768"),
-        ({"slot": 0, "admit_count": -1}, "admit_count -1"),
-        ({"slot": 0, "admit_probability": 1.5}, "admit_probability 1.5"),
-        ({"slot": 0, "admit_probability": float("nan")}, "admit_probability nan"),
+        ({"slot": -1}, "slot=-1"),
+        ({"slot": 32768}, r"slot=32768 must be in \[0, 32767\]"),
+        ({"slot": 0, "admit_count": -1}, "admit_count=-1"),
+        ({"slot": 0, "admit_count": 2**31 - 1}, r"admit_count=2147483647 must be in \[0, 2147483646\]"),
+        ({"slot": 0, "admit_count": 2**40}, "admit_count=1099511627776"),
+        ({"slot": 0, "admit_probability": 1.5}, "admit_probability=1.5"),
+        ({"slot": 0, "admit_probability": float("nan")}, "admit_probability=nan"),
         ({"slot": 0, "expire_seconds": -5}, "expire_seconds=-5"),
     ],
 )

@@ -112,6 +112,7 @@ ORIGINAL = 0x123456789ABCDEF0
             b"\20" + bytes(15) + bytes(8),
             "table: key 1311768467463790320 has a row that is free",
         ),
+        (b"\1" + bytes(15) + bytes(8), b"\1" + bytes(7) + b"\3" + bytes(7) + bytes(8), "note of a row that is not there"),
         (b"sgd", b"sgf", "unknown optimizer 'sgf'"),
         (b"\2\0\0\0\3\0\0\0sgd", b"\2\0\2\0\3\0\0\0sgd", "dim 131074 must be at most 8192"),
     ],

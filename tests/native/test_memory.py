@@ -111,7 +111,7 @@ RESERVE = """
 def test_reserved_memory_is_there_and_changes_nothing(tmp_path: Path) -> None:
     before, ready, filled = (int(word) for word in run(RESERVE).split())
     rows = 100_000 * 64 * 4
-    if ready - before > rows / 2:  # Linux before 5.14 cannot
+    if tuple(int(part) for part in os.uname().release.split(".")[:2]) >= (5, 14):  # Linux before cannot
         assert ready - before > rows
         assert filled - ready < rows / 4
     one, other = Table(4, "sgd", {}, 0, 0.1), Table(4, "sgd", {}, 0, 0.1)

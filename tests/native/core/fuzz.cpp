@@ -61,7 +61,8 @@ void Fuzz::whole() {
     case 0: clear(); break;
     case 1: reload(); break;
     case 2: save_beside_changes(); break;
-    case 3: case 4: case 5: case 6:
+    case 3: reserve(); break;
+    case 4: case 5: case 6: case 7:
       table_->clear_touched();
       twin_.clear_touched();
       break;
@@ -275,6 +276,15 @@ void Fuzz::expire() {
   std::sort(gone.begin(), gone.end());
   EXPECT(gone == twin_.expire(now_));
   EXPECT(table_->stats().pending == twin_.pending());
+}
+
+// Changes nothing that can be seen.
+void Fuzz::reserve() {
+  try {
+    table_->reserve(random(3 * plan_.keys));
+  } catch (const TableFull&) {
+    EXPECT(plan_.options.memory_limit > 0 || dim() > 0);
+  }
 }
 
 void Fuzz::set_policy() {

@@ -6,6 +6,7 @@
 #include "faults.h"
 #include "fuzz.h"
 #include "groups.h"
+#include "invariants.h"
 #include "threads.h"
 
 using namespace monobeam;
@@ -61,5 +62,6 @@ int main(int count, char** arguments) {
 #endif
   threads_beside_each_other(folder);
   memory_of_groups(folder);
+  broken_invariants_are_noticed();
   std::printf("calls %llu\n", static_cast<unsigned long long>(done));
 }
