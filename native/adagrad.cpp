@@ -17,7 +17,8 @@ class Adagrad final : public Optimizer {
   size_t state_floats(size_t dim) const override { return dim; }
   void init(float* n, size_t dim) const override { std::fill_n(n, dim, initial_); }
   void steps(const Steps& batch) const noexcept override;
-  MONOBEAM_INLINE void step(float* __restrict w, float* __restrict n, const float* __restrict g, size_t dim, float lr) const {
+  MONOBEAM_INLINE void step(float* __restrict w, float* __restrict n, const float* __restrict g, size_t dim,
+                            float lr) const {
     for (size_t i = 0; i < dim; ++i) {
       n[i] += g[i] * g[i];
       w[i] -= lr * g[i] / (std::sqrt(n[i]) + epsilon_);
@@ -38,7 +39,8 @@ class RowwiseAdagrad final : public Optimizer {
   size_t state_floats(size_t) const override { return 1; }
   void init(float* n, size_t) const override { *n = initial_; }
   void steps(const Steps& batch) const noexcept override;
-  MONOBEAM_INLINE void step(float* __restrict w, float* __restrict n, const float* __restrict g, size_t dim, float lr) const {
+  MONOBEAM_INLINE void step(float* __restrict w, float* __restrict n, const float* __restrict g, size_t dim,
+                            float lr) const {
     if (dim == 0) return;
     float sum = 0;
     for (size_t i = 0; i < dim; ++i) sum += g[i] * g[i];
@@ -58,7 +60,8 @@ class RmsProp final : public Optimizer {
   size_t state_floats(size_t dim) const override { return dim; }
   void init(float* n, size_t dim) const override { std::fill_n(n, dim, 0.0f); }
   void steps(const Steps& batch) const noexcept override;
-  MONOBEAM_INLINE void step(float* __restrict w, float* __restrict n, const float* __restrict g, size_t dim, float lr) const {
+  MONOBEAM_INLINE void step(float* __restrict w, float* __restrict n, const float* __restrict g, size_t dim,
+                            float lr) const {
     for (size_t i = 0; i < dim; ++i) {
       n[i] = keep_ * n[i] + take_ * (g[i] * g[i]);
       w[i] -= lr * g[i] / (std::sqrt(n[i]) + epsilon_);
@@ -80,7 +83,8 @@ class Adadelta final : public Optimizer {
   size_t state_floats(size_t dim) const override { return 2 * dim; }
   void init(float* state, size_t dim) const override { std::fill_n(state, 2 * dim, 0.0f); }
   void steps(const Steps& batch) const noexcept override;
-  MONOBEAM_INLINE void step(float* __restrict w, float* __restrict state, const float* __restrict g, size_t dim, float lr) const {
+  MONOBEAM_INLINE void step(float* __restrict w, float* __restrict state, const float* __restrict g, size_t dim,
+                            float lr) const {
     float* n = state;
     float* a = state + dim;
     MONOBEAM_DISTINCT

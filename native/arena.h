@@ -100,8 +100,8 @@ class Arena {
   }
   MONOBEAM_INLINE void prefetch_note(uint32_t row) const { __builtin_prefetch(&notes_[row], 1, 2); }
 
-  // Forgets which rows were touched; if given, `touched` gets a bit for each of them, which rows that are put aside from
-  // then on take along.
+  // Forgets which rows were touched; if given, `touched` gets a bit for each of them, which rows that are put aside
+  // from then on take along.
   void clear_touched(Bits* touched);
 
   // Calls visit(row) in rising order.

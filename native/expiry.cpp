@@ -30,8 +30,8 @@ bool Table::remove(uint64_t key) {
 size_t Table::erase(Span<const uint64_t> keys) {
   const auto turn = lock_.turn();
   size_t erased = 0;
-  for (size_t first = 0; first < keys.size; first += slice()) {
-    const size_t end = std::min(first + slice(), keys.size);
+  for (size_t first = 0; first < keys.size; first += slice_) {
+    const size_t end = std::min(first + slice_, keys.size);
     const auto section = lock_.exclusive();
     for (size_t i = first; i < end; ++i) erased += remove(keys[i]);
   }
@@ -42,7 +42,7 @@ std::vector<uint64_t> Table::expire(uint32_t now, uint64_t budget) {
   const auto turn = lock_.turn();
   std::vector<uint64_t> gone;
   if (policies_.none()) return gone;
-  const size_t buckets = slice() / kSlots;
+  const size_t buckets = slice_ / kSlots;
   for (uint64_t left = std::min<uint64_t>(budget, index_.count()); left > 0;) {
     const auto section = lock_.exclusive();
     for (size_t looked = 0; looked < buckets && left > 0; ++looked, --left) {

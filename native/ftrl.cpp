@@ -62,7 +62,8 @@ class Ftrl final : public Optimizer {
   size_t state_floats(size_t dim) const override { return Proximal::state_floats(dim); }
   void init(float* state, size_t dim) const override { proximal_.init(state, dim); }
   void steps(const Steps& batch) const noexcept override;
-  MONOBEAM_INLINE void step(float* __restrict w, float* __restrict state, const float* __restrict g, size_t dim, float lr) const {
+  MONOBEAM_INLINE void step(float* __restrict w, float* __restrict state, const float* __restrict g, size_t dim,
+                            float lr) const {
     float* z = state;
     float* n = state + dim;
     const float change = Proximal::change(state + 2 * dim, lr);
@@ -85,7 +86,8 @@ class GroupFtrl final : public Optimizer {
   size_t state_floats(size_t dim) const override { return Proximal::state_floats(dim); }
   void init(float* state, size_t dim) const override { proximal_.init(state, dim); }
   void steps(const Steps& batch) const noexcept override;
-  MONOBEAM_INLINE void step(float* __restrict w, float* __restrict state, const float* __restrict g, size_t dim, float lr) const {
+  MONOBEAM_INLINE void step(float* __restrict w, float* __restrict state, const float* __restrict g, size_t dim,
+                            float lr) const {
     float* z = state;
     float* n = state + dim;
     const float change = Proximal::change(state + 2 * dim, lr);

@@ -14,7 +14,8 @@ struct GradientTransform {
 
   bool nothing() const { return clip_value == 0 && clip_norm == 0 && weight_decay == 0; }
 
-  MONOBEAM_INLINE void row(const float* __restrict w, const float* __restrict g, size_t dim, float* __restrict out) const {
+  MONOBEAM_INLINE void row(const float* __restrict w, const float* __restrict g, size_t dim,
+                           float* __restrict out) const {
     std::copy(g, g + dim, out);
     if (clip_value != 0) {
       for (size_t i = 0; i < dim; ++i) {

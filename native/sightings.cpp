@@ -20,8 +20,8 @@ void Table::find_or_insert(Span<const uint64_t> keys, uint32_t now, uint32_t* ha
   const auto turn = lock_.turn();
   uint64_t hashes[kSlice];
   uint32_t unknown[kSlice];
-  for (size_t first = 0; first < keys.size; first += slice()) {
-    const Span<const uint64_t> some = {keys.data + first, std::min(slice(), keys.size - first)};
+  for (size_t first = 0; first < keys.size; first += slice_) {
+    const Span<const uint64_t> some = {keys.data + first, std::min(slice_, keys.size - first)};
     const auto section = lock_.exclusive();
     if (index_.kept()) {
       for (const uint64_t key : some) index_.keep(index_.choose(key));
@@ -68,8 +68,8 @@ uint32_t Table::sight(uint64_t key, uint64_t hash, uint32_t now) {
   return kNone;
 }
 
-// A pending entry becomes one with a row, which fill_new_rows() fills. One that was just added goes where there is no row
-// for it.
+// A pending entry becomes one with a row, which fill_new_rows() fills. One that was just added goes where there is no
+// row for it.
 uint32_t Table::give_row(uint64_t key, Slot slot, bool added) {
   uint32_t row;
   try {

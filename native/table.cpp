@@ -39,12 +39,12 @@ Table::Table(const TableOptions& options)
       optimizer_(make_optimizer(options.optimizer, options.hyper)),
       state_floats_(optimizer_->state_floats(options.dim)),
       initial_(options.seed, options.init_scale),
+      embedding_bytes_(embedding_bytes(options.format, options.dim)),
       first_state_(state_floats_),
       policies_(options.seed),
       budget_(options.memory_limit),
       index_(budget_),
-      arena_(embedding_bytes(options.format, options.dim) + state_floats_ * sizeof(float), budget_),
-      embedding_bytes_(embedding_bytes(options.format, options.dim)),
+      arena_(embedding_bytes_ + state_floats_ * sizeof(float), budget_),
       slice_(std::clamp(kSliceBytes / std::max<size_t>(arena_.stride(), 1), kStep, kSlice)),
       new_rows_(std::make_unique<NewRow[]>(kSlice)) {
   optimizer_->init(first_state_.data(), options.dim);
@@ -127,8 +127,8 @@ void Table::find(Span<const uint64_t> keys, uint32_t* handles) const {
 }
 
 void Table::gather(Span<const uint32_t> handles, float* out) const {
-  for (size_t first = 0; first < handles.size; first += slice()) {
-    const Span<const uint32_t> some = {handles.data + first, std::min(slice(), handles.size - first)};
+  for (size_t first = 0; first < handles.size; first += slice_) {
+    const Span<const uint32_t> some = {handles.data + first, std::min(slice_, handles.size - first)};
     const auto section = lock_.shared();
     check_handles(some);
     if (plain()) {
@@ -143,7 +143,7 @@ void Table::gather(Span<const uint32_t> handles, float* out) const {
 void Table::gather_pooled(Span<const uint32_t> handles, Span<const int64_t> offsets, float* out) const {
   check_offsets(offsets, handles.size);
   std::vector<float> scratch(dim());
-  for_each_run(offsets, slice(), [&](size_t first, size_t end) {
+  for_each_run(offsets, slice_, [&](size_t first, size_t end) {
     const size_t start = offsets[first], size = offsets[end] - offsets[first];
     const auto section = lock_.shared();
     check_handles({handles.data + start, size});
@@ -157,8 +157,8 @@ void Table::gather_pooled(Span<const uint32_t> handles, Span<const int64_t> offs
 
 void Table::lookup(Span<const uint64_t> keys, float* rows, bool* found) const {
   uint32_t handles[kSlice];
-  for (size_t first = 0; first < keys.size; first += slice()) {
-    const Span<const uint64_t> some = {keys.data + first, std::min(slice(), keys.size - first)};
+  for (size_t first = 0; first < keys.size; first += slice_) {
+    const Span<const uint64_t> some = {keys.data + first, std::min(slice_, keys.size - first)};
     const RowAccess rows_here = access();
     const auto section = lock_.shared();
     if (plain()) {
@@ -175,7 +175,7 @@ void Table::lookup_pooled(Span<const uint64_t> keys, Span<const int64_t> offsets
   check_offsets(offsets, keys.size);
   std::vector<float> scratch(dim());
   std::vector<uint32_t> handles;
-  for_each_run(offsets, slice(), [&](size_t first, size_t end) {
+  for_each_run(offsets, slice_, [&](size_t first, size_t end) {
     const size_t start = offsets[first];
     handles.resize(offsets[end] - offsets[first]);
     const RowAccess rows_here = access();

@@ -27,9 +27,6 @@
 
 namespace monobeam {
 
-class FileReader;
-class FileWriter;
-
 // What stands for "no row" among handles.
 constexpr uint32_t kNone = kEmpty;
 static_assert(kMaxRows == kPending, "row numbers and sightings of pending keys share a field");
@@ -117,8 +114,8 @@ class Table {
 
   // One optimizer step for every distinct row of the batch, with the sum of the gradients of the bags it is in, in
   // order of occurrence. The row's update count grows by its occurrences, and it is touched. Without offsets each
-  // handle is a bag. Rows in int8 cannot learn: std::invalid_argument. Less than 2^31 handles. A thread keeps the memory
-  // that its largest batch took, for its next one.
+  // handle is a bag. Rows in int8 cannot learn: std::invalid_argument. Less than 2^31 handles. A thread keeps the
+  // memory that its largest batch took, for its next one.
   void apply_pooled(Span<const uint32_t> handles, Span<const int64_t> offsets, const float* gradients,
                     float learning_rate);
 
@@ -142,16 +139,17 @@ class Table {
   // Inserts or overwrites; neither touches nor asks for admission. Of equal keys the last wins.
   void import_rows(Span<const uint64_t> keys, const uint8_t* rows);
 
-  // Embeddings alone (values: float[N][dim]); the state becomes that of a new row, last-seen and update count stay, 0 in
-  // new rows. With ftrl and group_ftrl, whose weights are a function of the state, the values last until the next step.
+  // Embeddings alone (values: float[N][dim]); the state becomes that of a new row, last-seen and update count stay, 0
+  // in new rows. With ftrl and group_ftrl, whose weights are a function of the state, the values last until the next
+  // step.
   void import_values(Span<const uint64_t> keys, const float* values);
 
   // Returns how many rows there were to erase. Forgets sightings of keys without a row as well.
   size_t erase(Span<const uint64_t> keys);
 
   // Looks at the next `budget` buckets, at most once at each, and erases what has not been seen for its slot's
-  // expire_seconds. Returns the keys that lost a row, sorted. Whenever it is at the first bucket it also looks at all keys
-  // outside of buckets, which are hardly any unless somebody chose keys for that.
+  // expire_seconds. Returns the keys that lost a row, sorted. Whenever it is at the first bucket it also looks at all
+  // keys outside of buckets, which are hardly any unless somebody chose keys for that.
   std::vector<uint64_t> expire(uint32_t now, uint64_t budget);
 
   // Back to an empty table without history; policies stay. Waits for a running save().
@@ -175,10 +173,10 @@ class Table {
   void save(const std::string& path, const Progress& progress = nullptr) const;
 
  private:
-  static constexpr size_t kSlice = 512;    // rows or keys per section under the lock, at most
+  static constexpr size_t kSlice = 512;  // rows or keys per section under the lock, at most
   static constexpr size_t kSliceBytes = size_t{1} << 19;  // of rows, unless it is a single group
   static constexpr size_t kStep = Steps::kMost;
-  static constexpr size_t kRowTail = 16;    // of an exported row: last-seen, padding, updates
+  static constexpr size_t kRowTail = 16;  // of an exported row: last-seen, padding, updates
   static constexpr size_t kSavePart = size_t{1} << 18;
 
   struct NewRow {
@@ -186,10 +184,10 @@ class Table {
     uint32_t row;
   };
   struct Moment;  // save.cpp
-  class Saver;
+  class Writing;  // save.cpp
+  class Reading;  // load.cpp
 
   RowAccess access() const { return {arena_.row(0), arena_.stride(), embedding_bytes_}; }
-  size_t slice() const { return slice_; }
   bool plain() const { return options_.format == RowFormat::kFp32; }
 
   uint32_t sight(uint64_t key, uint64_t hash, uint32_t now);
@@ -212,35 +210,25 @@ class Table {
   void check_handle(uint32_t handle) const;
   void check_handles(Span<const uint32_t> handles) const;
   void check_offsets(Span<const int64_t> offsets, size_t keys) const;
-  void write_head(FileWriter& file, const Moment& moment) const;
-  void write_removed(FileWriter& file, const Moment& moment) const;
-  void write_buckets(FileWriter& file, Moment& moment, const Progress& progress) const;
-  void write_rows(FileWriter& file, Moment& moment, const Progress& progress) const;
-  void add_head(uint32_t first, const Moment& moment, std::vector<uint8_t>& part) const;
-  void add_row(uint32_t row, Moment& moment, std::vector<uint8_t>& part) const;
-  void count_turn(uint64_t bytes) const;
   std::unique_lock<std::mutex> no_save() const;
-  uint64_t moment_bytes(const Moment& moment) const;
-  void read(FileReader& file, const Progress& progress);
-  void read_block(FileReader& file, uint32_t first);
 
   const TableOptions options_;
   const std::unique_ptr<const Optimizer> optimizer_;
   const size_t state_floats_;
   const InitialRow initial_;
+  const size_t embedding_bytes_;    // of a row
   std::vector<float> first_state_;  // of every new row
 
   mutable TableLock lock_;
   mutable std::mutex saving_;  // taken before lock_
+  mutable std::atomic<std::thread::id> saver_{};
+  mutable std::atomic<uint64_t> most_saved_{0};  // bytes that a save copied while others waited
+  mutable Moment* moment_ = nullptr;             // of the save that runs
   Policies policies_;
   Budget budget_;
   mutable Buckets index_;  // save() watches what changes
   mutable Arena arena_;
-  mutable Moment* moment_ = nullptr;  // of the save that runs
-  mutable std::atomic<std::thread::id> saver_{};
-  mutable std::atomic<uint64_t> most_saved_{0};  // bytes that a save copied while others waited
-  const size_t embedding_bytes_;  // of a row
-  const size_t slice_;
+  const size_t slice_;  // rows or keys per section under the lock
   uint64_t pending_ = 0;      // entries of index_ without a row
   uint64_t update_sum_ = 0;
   uint64_t row_limit_ = 0;    // handles at and above this were never given out, also before clear()

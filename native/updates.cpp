@@ -47,7 +47,7 @@ void Table::apply_pooled(Span<const uint32_t> handles, Span<const int64_t> offse
                                 (divides ? "> 0, and so must be 1 / it" : ">= 0"));
   }
   if (handles.size >= kMaxRows) {
-    throw std::invalid_argument(std::to_string(handles.size) + " handles are too many for one batch, which has room for " +
+    throw std::invalid_argument(std::to_string(handles.size) + " handles are too many for one batch, which may have " +
                                 std::to_string(kMaxRows - 1));
   }
   thread_local RowGradients own;
@@ -60,8 +60,8 @@ void Table::apply_pooled(Span<const uint32_t> handles, Span<const int64_t> offse
   // As they were read: the caller's array may have changed since.
   for (size_t i = 0; i < batch.size(); ++i) check_handle(batch[i].row);
   prefetch_updates(arena_, batch, 0, kRowsAhead);
-  for (size_t first = 0; first < batch.size(); first += slice()) {
-    const size_t end = std::min(first + slice(), batch.size());
+  for (size_t first = 0; first < batch.size(); first += slice_) {
+    const size_t end = std::min(first + slice_, batch.size());
     const auto section = lock_.exclusive();
     for (size_t step = first; step < end; step += kStep) {
       prefetch_updates(arena_, batch, step + kRowsAhead, step + kRowsAhead + kStep);
@@ -190,8 +190,8 @@ void Table::import_rows(Span<const uint64_t> keys, const uint8_t* rows) {
   }
   const auto turn = lock_.turn();
   std::vector<float> values(dim() + 1);  // so that it has an address
-  for (size_t first = 0; first < keys.size; first += slice()) {
-    const size_t end = std::min(first + slice(), keys.size);
+  for (size_t first = 0; first < keys.size; first += slice_) {
+    const size_t end = std::min(first + slice_, keys.size);
     const auto section = lock_.exclusive();
     for (size_t i = first; i < end; ++i) {
       const uint8_t* from = rows + i * row_bytes();
@@ -213,8 +213,8 @@ void Table::import_rows(Span<const uint64_t> keys, const uint8_t* rows) {
 
 void Table::import_values(Span<const uint64_t> keys, const float* values) {
   const auto turn = lock_.turn();
-  for (size_t first = 0; first < keys.size; first += slice()) {
-    const size_t end = std::min(first + slice(), keys.size);
+  for (size_t first = 0; first < keys.size; first += slice_) {
+    const size_t end = std::min(first + slice_, keys.size);
     const auto section = lock_.exclusive();
     for (size_t i = first; i < end; ++i) {
       const uint32_t row = *find_or_add_row(keys[i]).row;

@@ -78,7 +78,8 @@ struct Kind {
 
 // Rows, pending keys, counts of more than 14 bits, overflowing keys, erased ones.
 std::unique_ptr<Table> some_table(const Kind& kind) {
-  auto table = std::make_unique<Table>(TableOptions{kind.dim, kind.optimizer, kind.hyper, 7, 0.5f, 1 << 20, kind.format});
+  const TableOptions options = {kind.dim, kind.optimizer, kind.hyper, 7, 0.5f, 1 << 20, kind.format};
+  auto table = std::make_unique<Table>(options);
   table->set_policy(0, {2, 1, 40});
   table->set_policy(1, {1, 1, 40});
   Keys keys(kKeys);

@@ -1,6 +1,6 @@
-// The table against a twin of maps, out of memory, and among threads: a program of its own, so that it can be built with
-// sanitizers (see test_core.py). Prints how many calls it made on a table and on its twin; exits with 1 and says where at
-// the first difference.
+// The table against a twin of maps, out of memory, and among threads: a program of its own, so that it can be built
+// with sanitizers (see test_core.py). Prints how many calls it made on a table and on its twin; exits with 1 and says
+// where at the first difference.
 #include <cstdlib>
 
 #include "faults.h"
