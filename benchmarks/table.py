@@ -6,9 +6,11 @@ shuffled against their popularity, which is uniform or Zipf's of 1.05.
 
   ours     monobeam.native.Table from Python: an sgd table for lookups ("serving"), an adagrad table for training
   limit    rows of the same stride in 2 MiB pages whose number is known: gathered, or stepped by Adagrad, with prefetch
-  tfra     TensorFlow Recommenders Addons' cuckoo table; tfra_huge_pages: the same with glibc's malloc in huge pages
+  tfra     TensorFlow Recommenders Addons' cuckoo table
   fbgemm   table-batched embeddings on the CPU, row numbers given; torch: EmbeddingBag(sparse=True), likewise
   dict     a Python dict to row numbers and np.take
+  ..._huge_pages: the same contestant with its memory in huge pages, which ours and the limit ask for themselves and
+           these three do not; where there is memory for twins. Goals are against peers as they are installed.
 
 `make peers` installs tfra and fbgemm (7 GB); who is not there is named. Of a train step all keys are present. Files
 are made in TMPDIR, which should be on a disk. The last line is JSON.
@@ -67,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     began = time.perf_counter()
-    results = Results()
+    results = Results(options.keys, options.dim)
     try:
         library = str(limit.compile_to(folder))
     except (OSError, subprocess.CalledProcessError) as error:

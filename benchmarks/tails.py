@@ -12,23 +12,23 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from benchmarks._examples import columns
+from benchmarks._experiment import add_options, check_options, half_width
 from examples.movielens.dataset import Ratings, read
 from monobeam.models.config import Config, parse
 from monobeam.models.metrics import ScoreHistogram
+from monobeam.models.section import ConfigError
 from monobeam.models.trainer import Trainer
 from monobeam.store.memory import MemoryBackend
 from monobeam.store.store import Store
 
-MOVIELENS = Path(".tools/data/recbole-1.2.1-py3-none-any.whl")
 BLOCK = 64
 COMMIT_EVERY = 256  # blocks
 
@@ -105,21 +105,10 @@ def blocks(ratings: Ratings) -> Iterator[pa.RecordBatch]:
     """Examples in time order: a rating of four stars or more is a like."""
     table = ratings.table()
     labels = (ratings.rating >= 4).astype(np.float32)
-    n, time = len(ratings), ratings.timestamp * 1_000_000
-    columns = {
-        "_key": pa.array(np.arange(n, dtype=np.uint64)),
-        "_id": pa.array([f"i{i}" for i in range(n)]),
-        "_time": pa.array(time),
-        "_decided": pa.array(time),
-        "_kind": pa.array((labels < 0.5).astype(np.uint8)),
-        "_weight": pa.array(np.ones(n, np.float32)),
-        "_rate": pa.array(np.ones(n, np.float32)),
-        "_arrival": pa.array(np.zeros(n, np.int64)),
-        "_label.like": pa.array(labels),
-        "age_decade": pc.divide(table["age"], 10),
-    }
-    columns |= {name: table[name] for name in ("user_id", "item_id", "genres", "occupation", "gender", "year")}
-    return iter(pa.table(columns).combine_chunks().to_batches(BLOCK))
+    found = columns(np.arange(len(ratings)), ratings.timestamp * 1_000_000, labels)
+    found["age_decade"] = pc.divide(table["age"], 10)
+    found |= {name: table[name] for name in ("user_id", "item_id", "genres", "occupation", "gender", "year")}
+    return iter(pa.table(found).combine_chunks().to_batches(BLOCK))
 
 
 @dataclass(frozen=True)
@@ -149,21 +138,14 @@ def run(config: Config, ratings: Ratings) -> Run:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=MOVIELENS)
-    parser.add_argument("--admit", type=int, nargs="+", default=[20], help="sightings (default: %(default)s)")
-    parser.add_argument("--rows", type=int, default=100, help="shared rows of each partition (default: %(default)s)")
-    parser.add_argument("--tail-dim", type=int, default=4, help="factors of a narrow row (default: %(default)s)")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--ratings", type=int, help="only the first so many")
-    options = parser.parse_args(argv)
+    options, entered = _options(argv)
     ratings = read(options.data)
-    ratings = ratings.head(options.ratings) if options.ratings else ratings
+    ratings = ratings.head(options.ratings or len(ratings))
     print(f"{len(ratings):,} ratings, {options.seeds} seeds; mean, and mean difference to all (95 %: Student's t)")
     print(f"{'admitted at, tail':<18}{'AUC':>8}{'diff':>10}{'+-':>8}{'log loss':>10}{'rows':>9}{'MB':>7}{'of all':>8}")
     figures: dict[str, dict[str, float]] = {}
     baseline: list[Run] = []
-    for contestant in contestants(options.admit, options.rows, options.tail_dim):
+    for contestant in entered:
         runs = [run(contestant.config(seed), ratings) for seed in range(1, options.seeds + 1)]
         baseline = baseline or runs
         figures[contestant.name] = row = _figures(runs, baseline)
@@ -174,28 +156,36 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(json.dumps(figures))
 
 
+def _options(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[Contestant]]:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_options(parser, default_seeds="3")
+    parser.set_defaults(seeds=3)
+    parser.add_argument("--admit", type=int, nargs="+", default=[20], help="sightings (default: %(default)s)")
+    parser.add_argument("--rows", type=int, default=100, help="shared rows of each partition (default: %(default)s)")
+    parser.add_argument("--tail-dim", type=int, default=4, help="factors of a narrow row (default: %(default)s)")
+    options = parser.parse_args(argv)
+    check_options(parser, options)
+    entered = contestants(options.admit, options.rows, options.tail_dim)
+    try:
+        for contestant in entered:
+            contestant.config(seed=1)
+    except ConfigError as error:
+        parser.error(f"--admit {options.admit} --rows {options.rows} --tail-dim {options.tail_dim}: {error}")
+    return options, entered
+
+
 def _figures(runs: Sequence[Run], baseline: Sequence[Run]) -> dict[str, float]:
     differences = np.array([one.auc - other.auc for one, other in zip(runs, baseline, strict=True)])
     row_bytes = float(np.mean([one.row_bytes for one in runs]))
     return {
         "auc": float(np.mean([one.auc for one in runs])),
         "auc_difference": float(differences.mean()),
-        "interval": _half_width(differences),
+        "interval": half_width(differences),
         "log_loss": float(np.mean([one.log_loss for one in runs])),
         "rows": float(np.mean([one.rows for one in runs])),
         "row_bytes": row_bytes,
         "share": row_bytes / float(np.mean([one.row_bytes for one in baseline])),
     }
-
-
-# Student's t, 97.5 %, by degrees of freedom.
-_T = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
-
-
-def _half_width(differences: np.ndarray) -> float:
-    """Of a 95 % interval of the mean; not a number for a single seed."""
-    n = len(differences)
-    return _T.get(n - 1, 2.0) * float(differences.std(ddof=1)) / math.sqrt(n) if n > 1 else math.nan
 
 
 if __name__ == "__main__":

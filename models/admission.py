@@ -21,7 +21,11 @@ _GOLDEN, _DRAW = 0x9E3779B97F4A7C15, 0xD1B54A32D192ED03
 
 
 class Admission:
-    """Admits ids by the rules of their slots, which are those of the table for slots without a tail."""
+    """Admits ids by the rules of their slots, which are those of the table for slots without a tail.
+
+    What was counted of an id in the table ``sightings`` is void when it was not seen for its slot's ``pending``,
+    whether or not the table has dropped it by then: that depends on commits, and who is admitted must not.
+    """
 
     def __init__(self, config: Config, store: Store) -> None:
         self._store = store
@@ -29,6 +33,7 @@ class Admission:
         self._tailed = np.zeros(MAX_SLOT + 1, np.bool_)
         self._counts = np.zeros(MAX_SLOT + 1, np.int64)
         self._probabilities = np.ones(MAX_SLOT + 1)
+        self._pending_s = np.zeros(MAX_SLOT + 1, np.int64)  # 0: for ever
         self._counters: dict[str, Mask] = {}  # by table, the slots that are counted there and may admit
         for slot in config.slots:
             table = counter(slot)
@@ -37,6 +42,7 @@ class Admission:
             self._tailed[slot.slot] = True
             self._counts[slot.slot] = slot.admit_count
             self._probabilities[slot.slot] = slot.admit_probability
+            self._pending_s[slot.slot] = (slot.pending_us or slot.expire_us) // 1_000_000
             if slot.admit_probability > 0:
                 self._counters.setdefault(table, np.zeros(MAX_SLOT + 1, np.bool_))[slot.slot] = True
 
@@ -61,6 +67,8 @@ class Admission:
         places = np.arange(len(keys))
         starts = np.flatnonzero(np.diff(keys, prepend=~keys[:1]))
         lengths = np.diff(starts, append=len(keys))
+        if table == SIGHTINGS:
+            self._drop_lapsed(keys[starts], slots[starts], now_s)
         sightings = places + np.repeat(self._store.update_counts(table, keys[starts]) + 1 - starts, lengths)
         admits = (sightings >= self._counts[slots]) & (_draws(keys, sightings, self._seed) < self._probabilities[slots])
         first = np.minimum.reduceat(np.where(admits, places, len(keys)), starts)
@@ -70,6 +78,13 @@ class Admission:
             self._count(keys[~np.repeat(promoted, lengths)], now_s)
         admitted: Mask = places >= np.repeat(first, lengths)
         return admitted
+
+    def _drop_lapsed(self, keys: Keys, slots: npt.NDArray[np.intp], now_s: int) -> None:
+        pending_s = self._pending_s[slots]
+        places = np.flatnonzero(pending_s)
+        if len(places):
+            lapsed = self._store.last_seen(SIGHTINGS, keys[places]) + pending_s[places] <= now_s
+            self._store.erase(SIGHTINGS, keys[places[lapsed]])
 
     def _count(self, keys: Keys, now_s: int) -> None:
         pulled = self._store.pull(SIGHTINGS, Bags(keys, np.arange(len(keys) + 1, dtype=np.int64)), now_s)

@@ -25,6 +25,7 @@ def store_spec(config: Config) -> StoreSpec:
         seed=config.model.seed,
         init_scale=config.model.init_scale,
         policies={slot.slot: tails.policy(slot) for slot in config.slots},
+        row_format=sparse.rows,
     )
     return StoreSpec(
         model=config.model.name,
@@ -32,6 +33,7 @@ def store_spec(config: Config) -> StoreSpec:
         shards=config.store.shards,
         sync_dtype=config.store.sync_dtype,
         example_retention_us=config.training.example_retention_us,
+        memory_limit=config.store.memory_limit,
     )
 
 

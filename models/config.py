@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 from monobeam.join.policy import POLICIES
 from monobeam.join.settings import JoinSettings, Label
 from monobeam.models import addresses, bridges, optimizers, tails
-from monobeam.models.optimizers import OptimizerConfig
+from monobeam.models.optimizers import OptimizerConfig, SparseConfig
 from monobeam.models.section import ConfigError, Section, quoted
+from monobeam.store.spec import DTYPES, ROW_FORMATS
 
 if TYPE_CHECKING:
     from monobeam.store.spec import StoreSpec
@@ -28,7 +29,6 @@ MAX_SLOT = 2**15 - 1
 CASTS = ("string", "int", "double")
 TRANSFORMS = ("identity", "log1p")
 KINDS = ("deepfm", "fm", "lr")
-SYNC_DTYPES = ("fp32", "fp16", "bf16")
 CORRECTIONS = ("train", "skip")
 RESERVED = ("impression_id", "time")
 DAY_US = 86_400_000_000
@@ -61,16 +61,28 @@ class LogsConfig:
 
 @dataclass(frozen=True)
 class StoreConfig:
-    """Where parameters live, and how often they become durable (commit) and reach serving (dense weights)."""
+    """Where parameters live, and how often they become durable (commit) and reach serving (dense weights).
+
+    ``memory_limit``: bytes of the trainer's tables, all together; 0: what the machine has.
+    """
 
     uri: str = "lmdb:store"
     shards: int = 1
     commit_every_us: int = 1_000_000
     dense_sync_every_us: int = 60_000_000
     sync_dtype: str = "fp32"
+    memory_limit: int = 0
 
     def __post_init__(self) -> None:
         addresses.check(addresses.STORE, "store.uri", self.uri)
+
+
+@dataclass(frozen=True)
+class ServingConfig:
+    """How a replica keeps rows in memory (``rows``, one of ROW_FORMATS), and the most of it (bytes; 0: any)."""
+
+    rows: str = "fp32"
+    memory_limit: int = 0
 
 
 @dataclass(frozen=True)
@@ -96,8 +108,9 @@ class SlotConfig:
     """One categorical field: one feature, or a cross (every combination) of several.
 
     ``slot`` (1..32767) is the upper part of its ids and never changes; in the file it is by default the place in the
-    order of ``[[slots]]``, counted from 1. ``cast`` turns values into another type before hashing. ``tail``: what
-    stands for ids that are not admitted; composed tails have ``tail_rows`` shared rows in each of two partitions.
+    order of ``[[slots]]``, counted from 1. ``cast`` turns values into another type before hashing. ``pending_us``: how
+    long sightings of ids that are not admitted count; 0: as ``expire_us``. ``tail``: what stands for these ids;
+    composed tails have ``tail_rows`` shared rows in each of two partitions.
     """
 
     name: str
@@ -109,6 +122,7 @@ class SlotConfig:
     expire_us: int = 0
     tail: str = "none"
     tail_rows: int = 0
+    pending_us: int = 0
 
 
 @dataclass(frozen=True)
@@ -142,7 +156,7 @@ class ModelConfig:
 class TrainingConfig:
     """How parameters learn; ``corrections`` says whether late positives are trained on ("train") or not ("skip")."""
 
-    sparse: OptimizerConfig
+    sparse: SparseConfig
     dense: OptimizerConfig
     corrections: str = "train"
     example_retention_us: int = 7 * DAY_US
@@ -160,6 +174,7 @@ class Config:
     training: TrainingConfig
     logs: LogsConfig
     store: StoreConfig
+    serving: ServingConfig
 
     def join_settings(self, shard: int, since_us: int | None = None, until_us: int | None = None) -> JoinSettings:
         """The settings of the join engine of one shard; ``since_us`` and ``until_us`` bound the decisions it emits."""
@@ -194,8 +209,9 @@ def parse(text: str) -> Config:
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"not TOML: {error}") from None
     lists = {key: root.tables(key) for key in ("labels", "slots", "numerics")}
-    tables = {key: root.table(key) for key in ("model", "join", "training", "logs", "store")}
+    tables = {key: root.table(key) for key in ("model", "join", "training", "logs", "store", "serving")}
     root.close()
+    store = _closed(_store, tables["store"])
     config = Config(
         model=_closed(_model, tables["model"]),
         slots=tuple(_closed(_slot, section, i + 1) for i, section in enumerate(lists["slots"])),
@@ -204,13 +220,14 @@ def parse(text: str) -> Config:
         join=_closed(_join, tables["join"]),
         training=_closed(_training, tables["training"]),
         logs=_closed(_logs, tables["logs"]),
-        store=_closed(_store, tables["store"]),
+        store=store,
+        serving=_closed(_serving, tables["serving"], store.sync_dtype),
     )
     _check(config)
     return config
 
 
-def _closed(read: Callable[..., Any], section: Section, *arguments: int) -> Any:
+def _closed(read: Callable[..., Any], section: Section, *arguments: Any) -> Any:
     value = read(section, *arguments)
     section.close()
     return value
@@ -237,8 +254,13 @@ def _store(section: Section) -> StoreConfig:
         shards=section.integer("shards", StoreConfig.shards, low=1, high=2**16),
         commit_every_us=section.duration("commit_every", "1s", low="1ms"),  # it is how long is trained at a time
         dense_sync_every_us=section.duration("dense_sync_every", "60s"),
-        sync_dtype=section.choice("sync_dtype", SYNC_DTYPES, StoreConfig.sync_dtype),
+        sync_dtype=section.choice("sync_dtype", DTYPES, StoreConfig.sync_dtype),
+        memory_limit=section.size("memory_limit"),
     )
+
+
+def _serving(section: Section, sync_dtype: str) -> ServingConfig:
+    return ServingConfig(section.choice("rows", ROW_FORMATS, sync_dtype), section.size("memory_limit"))
 
 
 def _join(section: Section) -> JoinConfig:
@@ -280,6 +302,9 @@ def _slot(section: Section, place: int) -> SlotConfig:
     admit_count = section.integer("admit_count", 0, low=0, high=2**31 - 2)
     admit_probability = section.number("admit_probability", 1.0, low=0.0, high=1.0)
     tail, tail_rows = tails.read(section, admit_count, admit_probability)
+    pending_us = section.duration("pending", low="1s") if "pending" in section else 0
+    if pending_us and admit_count < 2 and admit_probability == 1:
+        raise section.error("pending", "no id waits: needs admit_count from 2, or admit_probability below 1")
     return SlotConfig(
         name=section.string("name", " x ".join(features)),
         features=features,
@@ -290,6 +315,7 @@ def _slot(section: Section, place: int) -> SlotConfig:
         expire_us=expire_us,
         tail=tail,
         tail_rows=tail_rows,
+        pending_us=pending_us,
     )
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from monobeam.models import schedules
 from monobeam.models.schedules import CONSTANT, Schedule
 from monobeam.models.section import Section
+from monobeam.store.spec import DTYPES
 
 # With their defaults; the native table documents the formulas.
 SPARSE: Mapping[str, Mapping[str, float]] = {
@@ -47,12 +48,21 @@ class OptimizerConfig:
         return self.schedule.rate(self.learning_rate, trained)
 
 
-def sparse(section: Section) -> OptimizerConfig:
+@dataclass(frozen=True)
+class SparseConfig(OptimizerConfig):
+    """The optimizer of the tables' rows; ``rows`` is the format of their embeddings in memory, one of
+    ``store.spec.DTYPES``."""
+
+    rows: str = "fp32"
+
+
+def sparse(section: Section) -> SparseConfig:
     """The optimizer of the table's rows."""
     config = _read(section, SPARSE, "adagrad", 0.05)
     if "l1" in config.hyper:
         _check_ftrl(section, config)
-    return config
+    rows = section.choice("rows", DTYPES, SparseConfig.rows)
+    return SparseConfig(config.optimizer, config.learning_rate, config.hyper, config.schedule, rows)
 
 
 def dense(section: Section) -> OptimizerConfig:

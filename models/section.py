@@ -7,10 +7,14 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 
+from monobeam.store.room import UNITS, in_units
+
 _UNITS_US = {"us": 1, "ms": 1_000, "s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000, "d": 86_400_000_000}
 _DURATION = re.compile(r"(\d{1,18}(?:\.\d{1,18})?)(us|ms|s|m|h|d)")
+_SIZE = re.compile(rf"(\d{{1,18}}(?:\.\d{{1,18}})?)({'|'.join(UNITS)})")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 LONGEST = "36500d"  # a century: whatever is added to a time of today stays a time
+LARGEST = 2**60
 
 
 class ConfigError(ValueError):
@@ -31,6 +35,18 @@ def duration_us(text: object, key: str, low: str = "0s") -> int:
 def _microseconds(text: object) -> int | None:
     match = _DURATION.fullmatch(text) if isinstance(text, str) else None
     return None if match is None else round(float(match[1]) * _UNITS_US[match[2]])
+
+
+def size_bytes(text: object, key: str) -> int:
+    """Bytes of ``"8GiB"``, ``"500MB"``, ``"1.5GB"``; from 1 to LARGEST."""
+    match = _SIZE.fullmatch(text) if isinstance(text, str) else None
+    if match is None:
+        units = ", ".join(reversed(UNITS))
+        raise ConfigError(f'{key} = {quoted(text)}: not a size; write a number and one of {units}: "8GiB"')
+    found = round(float(match[1]) * UNITS[match[2]])
+    if not 1 <= found <= LARGEST:
+        raise ConfigError(f'{key} = {quoted(text)}: must be from "1B" to "{in_units(LARGEST)}"; without it: no limit')
+    return found
 
 
 def quoted(value: object) -> str:
@@ -110,6 +126,10 @@ class Section:
     def duration(self, key: str, default: str | None = None, *, low: str = "0s") -> int:
         """A duration, in microseconds, from ``low`` to a century."""
         return duration_us(self._take(key, default), self._path(key), low)
+
+    def size(self, key: str) -> int:
+        """A size in bytes; 0 where it is missing."""
+        return size_bytes(self._take(key, None), self._path(key)) if key in self else 0
 
     def strings(self, key: str, default: Sequence[str] | None = None) -> tuple[str, ...]:
         """A string, or a list of strings that is not empty."""

@@ -43,6 +43,11 @@ def read(section: Section, admit_count: int, admit_probability: float) -> tuple[
         raise section.error(
             "tail", "every id would get its own row at once: needs admit_count from 2, or admit_probability below 1"
         )
+    if tail == "narrow" and "pending" in section:
+        raise section.error(
+            "pending",
+            'with tail = "narrow" sightings are counted in the narrow rows, which go after expire: leave it out',
+        )
     rows = section.integer("tail_rows", DEFAULT_ROWS, low=1, high=MAX_ROWS) if tail == "compose" else 0
     return tail, rows
 
@@ -58,7 +63,7 @@ def policy(slot: SlotConfig) -> SlotPolicy:
     """The policy of a slot's own rows; the table admits what it is given where ``models.admission`` decides."""
     if slot.tail != "none":
         return SlotPolicy(expire_us=slot.expire_us)
-    return SlotPolicy(slot.admit_count, slot.admit_probability, slot.expire_us)
+    return SlotPolicy(slot.admit_count, slot.admit_probability, slot.expire_us, slot.pending_us)
 
 
 def tables(config: Config) -> tuple[TableSpec, ...]:
@@ -77,6 +82,7 @@ def tables(config: Config) -> tuple[TableSpec, ...]:
                 seed=model.seed,
                 init_scale=model.init_scale,
                 policies=narrow,
+                row_format=sparse.rows,
             )
         )
     if counted:
@@ -85,8 +91,12 @@ def tables(config: Config) -> tuple[TableSpec, ...]:
 
 
 def _expiry(config: Config, table: str) -> dict[int, SlotPolicy]:
-    """The slots whose ids are counted in a table, which forgets them as TABLE does."""
-    return {slot.slot: SlotPolicy(expire_us=slot.expire_us) for slot in config.slots if counter(slot) == table}
+    """The slots whose ids are counted in a table, which forgets them as TABLE does, or after ``pending``."""
+    return {
+        slot.slot: SlotPolicy(expire_us=slot.pending_us or slot.expire_us)
+        for slot in config.slots
+        if counter(slot) == table
+    }
 
 
 def counter(slot: SlotConfig) -> str | None:

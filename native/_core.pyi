@@ -24,6 +24,17 @@ def hash_strings(
 def hash_ints(values: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.uint64]:
     """Hash integers [n]: a bijection for every seed."""
 
+class Room:
+    """What several tables together may use: they take from it as they grow, and give back; those that are gone all."""
+
+    def __init__(self, limit: int) -> None:
+        """Make room for `limit` bytes (at least 1) of indices and rows."""
+
+    @property
+    def limit(self) -> int: ...
+    @property
+    def used(self) -> int: ...
+
 class Table:
     """Rows of `dim` numbers with optimizer state by uint64 key: a collisionless cuckoo table.
 
@@ -39,7 +50,8 @@ class Table:
     offsets[M] = N.
 
     Raises TypeError for a wrong dtype or number of dimensions, ValueError for a wrong value or width, MemoryError where
-    memory_limit or a limit of the process leaves no room: what was done before stays done, and the table goes on.
+    memory_limit, the room or a limit of the process leaves no more: what was done before stays done, and the table goes
+    on.
     """
 
     def __init__(
@@ -52,6 +64,7 @@ class Table:
         pending_limit: int = 1 << 20,
         row_format: str = "fp32",
         memory_limit: int = 0,
+        room: Room | None = None,
     ) -> None:
         """Make an empty table.
 
@@ -69,6 +82,8 @@ class Table:
             memory_limit: bytes of index and rows, beyond which new rows are refused; 0: none, and the system ends a
                 process that outgrows it. Not in it, but in memory_bytes: 8 bytes for each key that expired() and
                 touched() remember and each that waits for admission, 48 for each update count above 2**14.
+            room: what these bytes are taken from besides; tables that share it grow up to its limit together. save()
+                does not keep it.
         """
 
     @staticmethod

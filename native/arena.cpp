@@ -98,6 +98,7 @@ void Arena::clear_touched(Bits* touched) {
     });
     touched_before_ = touched;
   }
+  if (touched_ == 0) return;  // as always in a table that only serves
   for (size_t row = 0, end = limit(); row < end; ++row) notes_[row] &= static_cast<uint16_t>(~kTouched);
   touched_ = 0;
 }

@@ -4,6 +4,7 @@
 #include <nanobind/stl/function.h>
 #include <nanobind/stl/map.h>
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 
 #include <cerrno>
@@ -52,12 +53,13 @@ size_t bags_of(const Span<const int64_t>& offsets) { return offsets.size == 0 ? 
 // --- Table ---------------------------------------------------------------------------------------------------------
 
 void init_table(Table* self, int64_t dim, const std::string& optimizer, const monobeam::Hyper& hyper, uint64_t seed,
-                double init_scale, uint64_t pending_limit, const std::string& row_format, uint64_t memory_limit) {
+                double init_scale, uint64_t pending_limit, const std::string& row_format, uint64_t memory_limit,
+                std::shared_ptr<monobeam::Room> room) {
   if (dim < 0 || dim > std::numeric_limits<int32_t>::max()) {
     throw std::invalid_argument("dim " + std::to_string(dim) + " must be at least 0");
   }
   new (self) Table({static_cast<uint32_t>(dim), optimizer, hyper, seed, static_cast<float>(init_scale),
-                    pending_limit, monobeam::parse_row_format(row_format), memory_limit});
+                    pending_limit, monobeam::parse_row_format(row_format), memory_limit, std::move(room)});
 }
 
 void set_policy(Table& table, int64_t slot, int64_t admit_count, double admit_probability, int64_t expire_seconds,
@@ -340,9 +342,15 @@ NB_MODULE(_core, m) {
   m.def("hash_strings", hash_strings, "offsets"_a, "data"_a, "seed"_a);
   m.def("hash_ints", hash_ints, "values"_a, "seed"_a);
 
+  nb::class_<monobeam::Room>(m, "Room")
+      .def(nb::init<uint64_t>(), "limit"_a)
+      .def_prop_ro("limit", &monobeam::Room::limit)
+      .def_prop_ro("used", &monobeam::Room::used);
+
   nb::class_<Table>(m, "Table")
       .def("__init__", init_table, "dim"_a, "optimizer"_a, "hyper"_a, "seed"_a, "init_scale"_a,
-           "pending_limit"_a = uint64_t{1} << 20, "row_format"_a = "fp32", "memory_limit"_a = uint64_t{0})
+           "pending_limit"_a = uint64_t{1} << 20, "row_format"_a = "fp32", "memory_limit"_a = uint64_t{0},
+           "room"_a.none() = nb::none())
       .def_static("load", load, "path"_a, "progress"_a = nb::none(), nb::rv_policy::take_ownership)
       .def("save", save, "path"_a, "progress"_a = nb::none())
       .def("set_policy", set_policy, "slot"_a, "admit_count"_a = 0, "admit_probability"_a = 1.0,

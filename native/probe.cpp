@@ -8,13 +8,13 @@
 namespace monobeam {
 namespace {
 
-constexpr size_t kGroup = 64;
+constexpr size_t kGroup = 16;
+constexpr size_t kLag = 2;          // groups that begin meanwhile, before the next step of one
 constexpr size_t kAhead = 32;       // rows, where their numbers are known
 constexpr size_t kMostLines = 8;    // of a row; the rest comes in sequence, which the machine sees by itself
 
 // What is known of a group on its way through the pipeline.
 struct Group {
-  uint64_t hashes[kGroup];
   uint32_t first[kGroup], second[kGroup];  // buckets
   uint32_t left[kGroup];                   // those not in their first bucket
   size_t rest;
@@ -42,99 +42,115 @@ MONOBEAM_INLINE void copy_or_zeros(const RowAccess& access, uint32_t row, float*
   }
 }
 
+// What memory has to bring is asked for some steps before it is looked at. Steps follow one another with few keys
+// each: the machine waits as soon as more is asked for than it can fetch at a time.
+template <typename... Steps>
+MONOBEAM_INLINE void pipeline(size_t keys, Steps... steps) {
+  constexpr size_t kGroups = 8;
+  static_assert(kGroups > (sizeof...(steps) - 1) * kLag, "a group must last until its last step");
+  Group groups[kGroups];
+  const size_t count = (keys + kGroup - 1) / kGroup;
+  for (size_t turn = 0; turn < count + (sizeof...(steps) - 1) * kLag; ++turn) {
+    size_t number = turn;
+    const auto run = [&](auto& step) __attribute__((always_inline)) {
+      if (number < count) step(number * kGroup, std::min(kGroup, keys - number * kGroup), groups[number % kGroups]);
+      number -= kLag;
+    };
+    (run(steps), ...);
+  }
+}
+
+#define MONOBEAM_STEP [&](size_t first, size_t count, Group& group) __attribute__((always_inline))
+
 MONOBEAM_INLINE void choose(const Buckets::View& view, const uint64_t* keys, size_t count, uint64_t* hashes,
                             Group& group) {
-  for (size_t i = 0; i < count; ++i) hashes[i] = Buckets::hash(keys[i]);
   for (size_t i = 0; i < count; ++i) {
-    group.first[i] = view.address(static_cast<uint32_t>(hashes[i]));
-    group.second[i] = view.address(static_cast<uint32_t>(hashes[i] >> 32));
+    const uint64_t hash = Buckets::hash(keys[i]);
+    const Buckets::Choice choice = view.choose(hash);
+    group.first[i] = choice.first;
+    group.second[i] = choice.second;
+    __builtin_prefetch(&view.buckets[choice.first]);
+    if (hashes != nullptr) hashes[i] = hash;
   }
-  for (size_t i = 0; i < count; ++i) __builtin_prefetch(&view.buckets[group.first[i]], 0, 2);
 }
 
 // Free of branches: what is asked for next is chosen, not jumped to.
-MONOBEAM_INLINE void look_first(const Buckets::View& view, const uint64_t* keys, size_t count, const RowAccess* access,
+template <bool kWithRows>
+MONOBEAM_INLINE void look_first(const Buckets::View& view, const uint64_t* keys, size_t count, const RowAccess& access,
                                 Group& group, uint32_t* handles) {
-  group.rest = 0;
+  size_t rest = 0;
   for (size_t i = 0; i < count; ++i) {
     const uint32_t field = view.buckets[group.first[i]].get(keys[i]);
     const void* bucket = &view.buckets[group.second[i]];
-    const void* row = access == nullptr ? bucket : access->rows + (is_row(field) ? field : 0) * access->stride;
-    __builtin_prefetch(field == kEmpty ? bucket : row, 0, 2);
-    if (access != nullptr && access->bytes > 64 && is_row(field)) prefetch_row(*access, field);
+    const void* row = kWithRows ? access.rows + (is_row(field) ? field : 0) * access.stride : bucket;
+    __builtin_prefetch(field == kEmpty ? bucket : row);
+    if (kWithRows && access.bytes > 64 && is_row(field)) prefetch_row(access, field);
     handles[i] = field;
-    group.left[group.rest] = static_cast<uint32_t>(i);
-    group.rest += field == kEmpty;
+    group.left[rest] = static_cast<uint32_t>(i);
+    rest += field == kEmpty;
   }
+  group.rest = rest;
 }
 
+template <bool kWithRows>
 MONOBEAM_INLINE void look_second(const Buckets& index, const Buckets::View& view, const uint64_t* keys, size_t count,
-                                 const RowAccess* access, const Group& group, uint32_t* handles) {
+                                 const RowAccess& access, const Group& group, uint32_t* handles) {
   for (size_t k = 0; k < group.rest; ++k) {
     const uint32_t i = group.left[k];
     uint32_t field = view.buckets[group.second[i]].get(keys[i]);
     if (__builtin_expect(field == kEmpty, 0)) field = index.overflowing(keys[i]);
-    if (access != nullptr) prefetch_row(*access, is_row(field) ? field : 0);
+    if (kWithRows) prefetch_row(access, is_row(field) ? field : 0);
     handles[i] = field;
   }
   for (size_t i = 0; i < count; ++i) handles[i] = is_row(handles[i]) ? handles[i] : kEmpty;
 }
 
-// Calls step(part of the pipeline, first key, number of keys, group) for all groups and parts, each part of a group
-// one turn after the part before it.
-template <int kParts, typename Step>
-MONOBEAM_INLINE void pipeline(size_t keys, Step step) {
-  Group groups[4];
-  const size_t count = (keys + kGroup - 1) / kGroup;
-  for (size_t turn = 0; turn < count + kParts - 1; ++turn) {
-    for (int part = 0; part < kParts; ++part) {
-      const size_t number = turn - part;
-      if (number < count) step(part, number * kGroup, std::min(kGroup, keys - number * kGroup), groups[number % 4]);
-    }
-  }
+template <bool kWithRows>
+MONOBEAM_INLINE void find_groups(const Buckets& index, Span<const uint64_t> keys, const RowAccess access,
+                                 uint32_t* handles) {
+  const Buckets::View view = index.view();
+  pipeline(
+      keys.size, MONOBEAM_STEP { choose(view, keys.data + first, count, nullptr, group); },
+      MONOBEAM_STEP { look_first<kWithRows>(view, keys.data + first, count, access, group, handles + first); },
+      MONOBEAM_STEP { look_second<kWithRows>(index, view, keys.data + first, count, access, group, handles + first); });
 }
 
 MONOBEAM_WIDTHS void find_all(const Buckets& index, Span<const uint64_t> keys, const RowAccess* access,
                               uint32_t* handles) {
-  const Buckets::View view = index.view();
-  pipeline<3>(keys.size, [&](int part, size_t first, size_t count, Group& group) __attribute__((always_inline)) {
-    const uint64_t* some = keys.data + first;
-    if (part == 0) choose(view, some, count, group.hashes, group);
-    if (part == 1) look_first(view, some, count, access, group, handles + first);
-    if (part == 2) look_second(index, view, some, count, access, group, handles + first);
-  });
+  if (access != nullptr) {
+    find_groups<true>(index, keys, *access, handles);
+  } else {
+    find_groups<false>(index, keys, {}, handles);
+  }
 }
 
-MONOBEAM_WIDTHS void copy_all(const Buckets& index, Span<const uint64_t> keys, const RowAccess& access,
+MONOBEAM_WIDTHS void copy_all(const Buckets& index, Span<const uint64_t> keys, const RowAccess access,
                               uint32_t* handles, float* out) {
   const Buckets::View view = index.view();
   const size_t dim = access.bytes / sizeof(float);
-  pipeline<4>(keys.size, [&](int part, size_t first, size_t count, Group& group) __attribute__((always_inline)) {
-    const uint64_t* some = keys.data + first;
-    if (part == 0) choose(view, some, count, group.hashes, group);
-    if (part == 1) look_first(view, some, count, &access, group, handles + first);
-    if (part == 2) look_second(index, view, some, count, &access, group, handles + first);
-    if (part == 3) {
-      for (size_t i = first; i < first + count; ++i) copy_or_zeros(access, handles[i], out + i * dim);
-    }
-  });
+  pipeline(
+      keys.size, MONOBEAM_STEP { choose(view, keys.data + first, count, nullptr, group); },
+      MONOBEAM_STEP { look_first<true>(view, keys.data + first, count, access, group, handles + first); },
+      MONOBEAM_STEP { look_second<true>(index, view, keys.data + first, count, access, group, handles + first); },
+      MONOBEAM_STEP {
+        for (size_t i = first; i < first + count; ++i) copy_or_zeros(access, handles[i], out + i * dim);
+      });
 }
 
 MONOBEAM_INLINE void stamp_first(Buckets& index, const Buckets::View& view, const uint64_t* keys, size_t count,
                                  uint32_t now, const RowAccess& access, Group& group, uint32_t* handles) {
-  group.rest = 0;
+  size_t rest = 0;
   for (size_t i = 0; i < count; ++i) {
     const uint32_t field = view.buckets[group.first[i]].stamp(keys[i], now);
     const void* bucket = &view.buckets[group.second[i]];
     const void* row = access.rows + (is_row(field) ? field : 0) * access.stride;
-    __builtin_prefetch(is_row(field) ? row : bucket, 0, 2);
+    __builtin_prefetch(is_row(field) ? row : bucket);
+    if (is_row(field)) index.mark(group.first[i]);
     handles[i] = field;
-    group.left[group.rest] = static_cast<uint32_t>(i);
-    group.rest += !is_row(field);
+    group.left[rest] = static_cast<uint32_t>(i);
+    rest += !is_row(field);
   }
-  for (size_t i = 0; i < count; ++i) {
-    if (is_row(handles[i])) index.mark(group.first[i]);
-  }
+  group.rest = rest;
 }
 
 // Returns how many are unknown.
@@ -145,8 +161,10 @@ MONOBEAM_INLINE size_t stamp_second(Buckets& index, const Buckets::View& view, c
   for (size_t k = 0; k < group.rest; ++k) {
     const uint32_t i = group.left[k];
     const uint32_t field = view.buckets[group.second[i]].stamp(keys[i], now);
-    prefetch_row(access, is_row(field) ? field : 0);
-    if (is_row(field)) index.mark(group.second[i]);
+    if (is_row(field)) {
+      prefetch_row(access, field);
+      index.mark(group.second[i]);
+    }
     handles[i] = field;
     unknown[missing] = base + i;
     missing += !is_row(field);
@@ -154,19 +172,17 @@ MONOBEAM_INLINE size_t stamp_second(Buckets& index, const Buckets::View& view, c
   return missing;
 }
 
-MONOBEAM_WIDTHS size_t stamp_all(Buckets& index, Span<const uint64_t> keys, uint32_t now, const RowAccess& access,
+MONOBEAM_WIDTHS size_t stamp_all(Buckets& index, Span<const uint64_t> keys, uint32_t now, const RowAccess access,
                                  uint32_t* handles, uint64_t* hashes, uint32_t* unknown) {
   const Buckets::View view = index.view();
   size_t missing = 0;
-  pipeline<3>(keys.size, [&](int part, size_t first, size_t count, Group& group) __attribute__((always_inline)) {
-    const uint64_t* some = keys.data + first;
-    if (part == 0) choose(view, some, count, hashes + first, group);
-    if (part == 1) stamp_first(index, view, some, count, now, access, group, handles + first);
-    if (part == 2) {
-      missing += stamp_second(index, view, some, now, access, group, static_cast<uint32_t>(first), handles + first,
-                              unknown + missing);
-    }
-  });
+  pipeline(
+      keys.size, MONOBEAM_STEP { choose(view, keys.data + first, count, hashes + first, group); },
+      MONOBEAM_STEP { stamp_first(index, view, keys.data + first, count, now, access, group, handles + first); },
+      MONOBEAM_STEP {
+        missing += stamp_second(index, view, keys.data + first, now, access, group, static_cast<uint32_t>(first),
+                                handles + first, unknown + missing);
+      });
   return missing;
 }
 

@@ -36,7 +36,9 @@ MONOBEAM_INLINE float half_to_float(uint16_t half) {
   // The exponent is biased by 112 more in a float; a product with 2^112 says that also of halves below 2^-14.
   const float value = float_of(magnitude << 13) * 0x1p112f;
   const uint32_t special = magnitude << 13 | 0x7f800000;  // infinite, or not a number
-  return float_of((magnitude >= 0x7c00 ? special : bits_of(value)) | static_cast<uint32_t>(half & 0x8000) << 16);
+  const uint32_t is_special = -static_cast<uint32_t>(magnitude >= 0x7c00);  // a mask: a choice keeps gcc from vectors
+  const uint32_t bits = (special & is_special) | (bits_of(value) & ~is_special);
+  return float_of(bits | static_cast<uint32_t>(half & 0x8000) << 16);
 }
 
 // `below` of 2^13 is what is added before the lower 13 bits are dropped. Of halves below 2^-14, what is dropped counts

@@ -42,7 +42,7 @@ Table::Table(const TableOptions& options)
       embedding_bytes_(embedding_bytes(options.format, options.dim)),
       first_state_(state_floats_),
       policies_(options.seed),
-      budget_(options.memory_limit),
+      budget_(options.memory_limit, options.room),
       index_(budget_),
       arena_(embedding_bytes_ + state_floats_ * sizeof(float), budget_),
       slice_(std::clamp(kSliceBytes / std::max<size_t>(arena_.stride(), 1), kStep, kSlice)),

@@ -41,6 +41,7 @@ struct TableOptions {
                               // many began to wait after it
   RowFormat format = RowFormat::kFp32;  // of embeddings in memory
   uint64_t memory_limit = 0;  // bytes of buckets and rows with their notes (see budget.h); 0: none
+  std::shared_ptr<Room> room = nullptr;  // what buckets and rows share with other tables; not in files
 };
 
 // Told how many bytes of how many are done. What it throws ends the work, and nothing has happened.
@@ -68,9 +69,9 @@ struct TableStats {
 // by apply, until the row is given to another key. Whoever keeps handles over an erase or expire must find them anew.
 //
 // Errors: std::invalid_argument for what the caller got wrong (the table is unchanged), TableFull or std::bad_alloc
-// where memory_limit or the process's own limits leave no room (what was done before stays done, and the table is
-// unharmed), FileError for the file system. Linux gives out more memory than there is: without memory_limit, a table
-// that outgrows the machine ends with the process.
+// where memory_limit, the room or the process's own limits leave no more (what was done before stays done, and the
+// table is unharmed), FileError for the file system. Linux gives out more memory than there is: without memory_limit, a
+// table that outgrows the machine ends with the process.
 class Table {
  public:
   explicit Table(const TableOptions& options);

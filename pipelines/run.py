@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -18,6 +19,7 @@ from apache_beam.options.pipeline_options import PipelineOptions, StandardOption
 from apache_beam.runners.runner import PipelineState
 
 from monobeam.pipelines import summary
+from monobeam.store.room import TableFullError
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -62,8 +64,11 @@ def run(
             _LOGGER.error("the job ended in state %s", state)
             sys.exit(1)
         counters = _counters(result)
-    except BaseException:  # Raised in the midst of Beam, _Stopped may arrive as something else.
+    except BaseException as error:  # Raised in the midst of Beam, _Stopped may arrive as something else.
         if not stopped:
+            if (full := _full(error)) is not None:
+                print(f"{command}: {full}; nothing that was committed is lost: start it with more", file=sys.stderr)
+                sys.exit(1)
             raise
         if not streaming:
             print(f"{command}: interrupted by {stopped[0].name}; start it again to go on", file=sys.stderr)
@@ -76,6 +81,13 @@ def run(
             signal.signal(number, handler)
     summary.show(command, time.monotonic() - started, counters, advice)
     return counters
+
+
+def _full(error: BaseException) -> str | None:
+    """Which table was full, if that is why the job failed: runners pass on no more than the text of a traceback."""
+    text = f"{type(error).__name__}: {error}"
+    found = re.findall(rf"{TableFullError.__name__}: (.*)", text)
+    return str(found[-1]) if found else None
 
 
 def _counters(result: Any) -> summary.Counters:

@@ -12,13 +12,16 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import uvicorn
 
 from monobeam.models import config as model_config
+from monobeam.models.section import ConfigError, size_bytes
 from monobeam.serving.app import create_app
 from monobeam.serving.connections import Connections
 from monobeam.serving.service import OptionError, Service, ServiceOptions
+from monobeam.store.spec import ROW_FORMATS
 
 SWITCH_INTERVAL_S = 0.0005
 GRACE_S = 5
@@ -38,12 +41,20 @@ EPILOG = """\
   GET  /metrics     for Prometheus
 
 Addresses are file:DIRECTORY for logs and lmdb:DIRECTORY for the store. Those that are not given are taken from
---config.
+--config, as are --rows and --memory-limit.
 """
 
 
 class Server(uvicorn.Server):
-    """Says where it listens, once it does."""
+    """Says where it listens, once it does; ends where the service cannot go on."""
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self._service = service
+
+    async def on_tick(self, counter: int) -> bool:
+        """Whether to end; asked some times a second."""
+        return await super().on_tick(counter) or self._service.follower.fatal is not None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start, then announce the address in one line on standard output."""
@@ -55,7 +66,7 @@ class Server(uvicorn.Server):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve until SIGTERM or SIGINT."""
+    """Serve until SIGTERM or SIGINT; status 1 where the store does not fit into memory."""
     options = parser().parse_args(arguments)
     logging.basicConfig(level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
@@ -71,14 +82,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # What is loaded now stays: without it a full collection walks all of torch's objects, for tens of milliseconds.
     gc.collect()
     gc.freeze()
-    Server(_uvicorn_config(service, options.log_level)).run(sockets=[listening])
+    Server(_uvicorn_config(service, options.log_level), service).run(sockets=[listening])
     gc.unfreeze()
+    if service.follower.fatal is not None:
+        sys.stderr.write(f"the store cannot be loaded: {service.follower.fatal}\n")
+        return 1
     return 0
 
 
 def _open(options: argparse.Namespace) -> tuple[Service, socket.socket]:
     """A service that can start and a socket to answer on; OptionError where an option does not allow it."""
-    config = _config(options.config)
+    config = _config(options)
     service = Service(config, _service_options(options, config), now_us=lambda: time.time_ns() // 1000)
     try:
         listening = _listen(options.host, options.port)
@@ -92,11 +106,14 @@ def _open(options: argparse.Namespace) -> tuple[Service, socket.socket]:
     return service, listening
 
 
-def _config(path: str) -> model_config.Config:
+def _config(options: argparse.Namespace) -> model_config.Config:
     try:
-        return model_config.load(path)
+        config = model_config.load(options.config)
     except (OSError, ValueError) as error:
         raise OptionError(f"--config: {error}") from error
+    given = {"rows": options.rows, "memory_limit": options.memory_limit}
+    serving = replace(config.serving, **{name: value for name, value in given.items() if value is not None})
+    return replace(config, serving=serving)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -114,6 +131,15 @@ def parser() -> argparse.ArgumentParser:
         "--served", metavar="URI", help="the log to write what is shown to; without it nothing is logged"
     )
     result.add_argument("--metrics", metavar="URI", help="the metrics log of the pipelines, for the live page")
+    result.add_argument(
+        "--rows", choices=ROW_FORMATS, help="how rows are kept in memory, in place of rows under [serving]"
+    )
+    result.add_argument(
+        "--memory-limit",
+        type=_size,
+        metavar="SIZE",
+        help='the most memory of all tables, such as "8GiB", in place of memory_limit under [serving]',
+    )
     result.add_argument(
         "--partition",
         type=_whole(0),
@@ -236,6 +262,13 @@ def _seconds(text: str) -> float:
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"{text}: must be more than 0")
     return value
+
+
+def _size(text: str) -> int:
+    try:
+        return size_bytes(text, "--memory-limit")
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _connection_limit(wanted: int) -> int:

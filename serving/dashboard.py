@@ -146,7 +146,10 @@ class Dashboard:
             "lag_ms": replica.lag_ms,
             "staleness_ms": replica.staleness_ms(now_us),
             "rows": replica.rows,
+            "row_format": replica.row_format,
+            "bytes_per_row": replica.bytes_per_row,
             "memory_bytes": replica.memory_bytes,
+            "memory_limit": replica.memory_limit or None,
             "shards": len(replica.shards),
             **{
                 name: sum(getattr(s, name) for s in replica.shards) for name in ("events", "gaps", "skipped", "deletes")

@@ -23,7 +23,8 @@ class Follower:
     """Call ``start`` to let it run, or ``step`` to move it by hand.
 
     Where the sync log is not complete (a trainer died after a commit and before its event), the store is found ahead
-    with no event in sight for two looks in a row, and is caught up with.
+    with no event in sight for two looks in a row, and is caught up with. A store that does not fit into memory at the
+    start is ``fatal``; what no longer fits later is tried again, and the last state that did is served meanwhile.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class Follower:
         self._tail: Tail | None = None
         self._looked_us = 0
         self._ahead_at: Mapping[int, int] = {}
+        self.fatal: str | None = None  # why there will never be a first state to answer from
         self.thread = Periodic("follower", self.step, POLL_EVERY_S, max_pause_s=1.0)
 
     def start(self) -> None:
@@ -61,6 +63,8 @@ class Follower:
             applied = self._step()
         except Exception as error:
             self._replica.error = f"{type(error).__name__}: {error}"
+            if isinstance(error, MemoryError) and not self._replica.loaded:
+                self.fatal = str(error)
             raise
         self._replica.error = None
         return applied

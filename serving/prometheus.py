@@ -77,6 +77,11 @@ class ServerCollector(Collector):
         yield from counters.values()
         yield _gauge("replica_rows", "Rows in this server's tables.", replica.rows)
         yield _gauge("replica_memory_bytes", "Memory of this server's tables.", replica.memory_bytes)
+        limit = "The most memory that this server's tables may have; 0: no limit."
+        yield _gauge("replica_memory_limit_bytes", limit, replica.memory_limit)
+        row_format = GaugeMetricFamily("monobeam_replica_rows_info", "How rows are kept: always 1.", labels=["format"])
+        row_format.add_metric([replica.row_format], 1)
+        yield row_format
         staleness_ms = replica.staleness_ms(self._now_us())
         if staleness_ms is not None:
             yield _gauge(

@@ -6,6 +6,10 @@ native table takes writes in small slices, and dense weights are one immutable o
 The state is a function of the store's commits alone. An event holds values, not differences, so applying one twice
 changes nothing; one that does not follow the replica's epoch shows a gap, and the replica reads what it missed from
 the store.
+
+Tables hold embeddings alone, in the format of ``[serving] rows``. All rows are rounded to it in one way, to the
+nearest, so in the format of the sync events, the default, a row has the same bits whether it came with one or from
+the store.
 """
 
 from __future__ import annotations
@@ -24,10 +28,11 @@ from monobeam.native import Table
 from monobeam.store import dense as dense_values
 from monobeam.store.backend import Backend, Changed
 from monobeam.store.bags import Keys, shard_of
-from monobeam.store.changes import Change, values_of
+from monobeam.store.changes import values_of
 from monobeam.store.manifest import Manifest
+from monobeam.store.room import TableRoom
 from monobeam.store.spec import TableSpec, check_fingerprint
-from monobeam.store.sync import SyncEvent
+from monobeam.store.sync import SyncEvent, TableChange
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -59,14 +64,21 @@ class ShardReplica:
 
 
 class Replica:
-    """The copy of all shards of one model."""
+    """The copy of all shards of one model.
+
+    TableFullError where ``[serving] memory_limit`` leaves no room for what is loaded or applied. What is there goes on,
+    and no epoch advances; applied again, when there is room, the same load or event completes it.
+    """
 
     def __init__(self, config: Config) -> None:
         self._config = config
+        self.row_format = config.serving.rows
+        self.memory_limit = config.serving.memory_limit  # bytes; 0: none
+        self._room = TableRoom(self.memory_limit, "serving.memory_limit")
         spec = config.store_spec()
         self._fingerprint = spec.fingerprint()
         self._dims = {table.name: table.dim for table in spec.tables if table.synced}
-        self.tables: Mapping[str, Table] = {table.name: _table(table) for table in spec.tables if table.synced}
+        self.tables: Mapping[str, Table] = {table.name: self._table(table) for table in spec.tables if table.synced}
         self.shards = tuple(ShardReplica(index) for index in range(spec.shards))
         self.dense = Dense(build(config).eval().requires_grad_(False), 0, config.join.negative_rate)
         self.loaded = False  # the store has been read once, even if it held no commit yet
@@ -93,6 +105,12 @@ class Replica:
     def memory_bytes(self) -> int:
         """Memory of all tables."""
         return sum(table.memory_bytes for table in self.tables.values())
+
+    @property
+    def bytes_per_row(self) -> float | None:
+        """Memory of a row with its share of everything; None where there is none."""
+        rows = self.rows
+        return self.memory_bytes / rows if rows else None
 
     def staleness_ms(self, now_us: int) -> float | None:
         """Age of the newest commit in this state; None before the first."""
@@ -136,8 +154,7 @@ class Replica:
             )
             self.catch_up(shard.index, backend)
         else:
-            for name, change in event.tables.items():
-                self._change(shard, name, change.keys, change.values, change.deletes)
+            self._change(shard, event.tables)
             shard.epoch = event.epoch
             self._commit_seen(event.time_us)
         self._apply_dense(event, backend)
@@ -155,11 +172,16 @@ class Replica:
         changed = backend.changed(index, shard.epoch)
         if changed is None:
             raise SyncError(f"shard {index}: the store holds no commit, but the replica is at epoch {shard.epoch}")
-        for name, change in changed.tables.items():
-            if name in self.tables:
-                self._change(shard, name, change.keys, values_of(change.rows, self._dims[name]), change.deletes)
         if changed.complete:
             self._drop_others(shard, changed)
+        changes = {name: change for name, change in changed.tables.items() if name in self.tables}
+        self._change(
+            shard,
+            {
+                name: TableChange(change.keys, values_of(change.rows, self._dims[name]), change.deletes)
+                for name, change in changes.items()
+            },
+        )
         shard.epoch = changed.epoch
         shard.gaps += 1
         self._commit_seen(changed.manifest.time_us)
@@ -190,29 +212,32 @@ class Replica:
             raise SyncError(f"event of shard {event.shard}: this replica has shards 0 to {len(self.shards) - 1}")
         return self.shards[event.shard]
 
-    def _change(
-        self, shard: ShardReplica, name: str, keys: Keys, values: npt.NDArray[np.float32], deletes: Keys
-    ) -> None:
-        self._write(name, keys, values)
-        if len(deletes):
-            shard.deletes += self.tables[name].erase(deletes)
-            self.tables[name].clear_touched()
-        shard.rows += len(keys)
+    def _change(self, shard: ShardReplica, changes: Mapping[str, TableChange]) -> None:
+        """Deletes first: they make room for the rest."""
+        for name, change in changes.items():
+            self._erase(shard, name, change.deletes)
+        for name, change in changes.items():
+            self._write(name, change.keys, change.values)
+            shard.rows += len(change.keys)
 
     def _write(self, name: str, keys: Keys, values: npt.NDArray[np.float32]) -> None:
         if len(keys):
-            self.tables[name].import_values(np.ascontiguousarray(keys), np.ascontiguousarray(values, np.float32))
+            with self._room.table(name):
+                self.tables[name].import_values(np.ascontiguousarray(keys), np.ascontiguousarray(values, np.float32))
 
     def _drop_others(self, shard: ShardReplica, changed: Changed) -> None:
         """The store gave everything it has of a shard: what else is here is gone there."""
         for name, table in self.tables.items():
             here = table.keys()
             here = here[shard_of(here, len(self.shards)) == shard.index]
-            change: Change | None = changed.tables.get(name)
+            change = changed.tables.get(name)
             gone = here if change is None else np.setdiff1d(here, change.keys)
-            if len(gone):
-                shard.deletes += table.erase(gone)
-                table.clear_touched()
+            self._erase(shard, name, gone)
+
+    def _erase(self, shard: ShardReplica, name: str, keys: Keys) -> None:
+        if len(keys):
+            shard.deletes += self.tables[name].erase(np.ascontiguousarray(keys))
+            self.tables[name].clear_touched()  # or it would remember all that it ever erased
 
     def _apply_dense(self, event: SyncEvent, backend: Backend | None) -> None:
         if event.dense_version <= self.dense.version:
@@ -245,7 +270,9 @@ class Replica:
     def _commit_seen(self, time_us: int) -> None:
         self._current_us = max(self._current_us or 0, time_us)
 
-
-def _table(spec: TableSpec) -> Table:
-    """A table of embeddings alone: plain sgd keeps no state beside them."""
-    return Table(dim=spec.dim, optimizer="sgd", hyper={}, seed=spec.seed, init_scale=spec.init_scale)
+    def _table(self, spec: TableSpec) -> Table:
+        """A table of embeddings alone: plain sgd keeps no state beside them."""
+        with self._room.table(spec.name):
+            return Table(
+                spec.dim, "sgd", {}, spec.seed, spec.init_scale, row_format=self.row_format, room=self._room.shared
+            )

@@ -66,7 +66,8 @@ class Service:
         types = FeatureTypes(config)
         for uri in dict.fromkeys([*options.impressions, *([options.served] if options.served else [])]):
             types.pin(_types_of_log(uri))
-        replica, freshness = Replica(config), Freshness()
+        with _option("--memory-limit"):
+            replica, freshness = Replica(config), Freshness()
         served = None
         if options.served is not None:
             log = _log("--served", options.served, partitions=options.partition + 1)
@@ -116,7 +117,7 @@ def _option(name: str) -> Iterator[None]:
         yield
     except OptionError:
         raise
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, MemoryError) as error:
         raise OptionError(f"{name}: {error}") from error
 
 

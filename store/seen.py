@@ -9,18 +9,22 @@ from monobeam.native import NONE, Table
 from monobeam.store.backend import SeenKeys
 from monobeam.store.bags import Keys
 from monobeam.store.changes import NO_KEYS, Rows
+from monobeam.store.room import TableRoom
 from monobeam.store.spec import MAX_SLOT
 
+_NAME = "example keys"
 _ROW = np.dtype([("last_seen", "<u4"), ("zero", "<u4"), ("update_count", "<u8")])
 
 
 class SeenExamples:
     """Example keys, forgotten some time after their first sight: a native table of rows without width."""
 
-    def __init__(self, retention_us: int) -> None:
+    def __init__(self, retention_us: int, room: TableRoom) -> None:
         self._retention_s = retention_us // 1_000_000
         self._clock_s = 0  # of the examples: a backfill of old logs must not forget what it has just seen
-        self._table = Table(0, "sgd", {}, 0, 0.0)
+        self._room = room
+        with room.table(_NAME):
+            self._table = Table(0, "sgd", {}, 0, 0.0, room=room.shared)
         for slot in range(MAX_SLOT + 1):
             self._table.set_policy(slot, expire_seconds=self._retention_s)
         self._new: list[SeenKeys] = []
@@ -41,7 +45,8 @@ class SeenExamples:
     def restore(self, block: SeenKeys) -> None:
         """Take over committed keys."""
         self._clock_s = max(self._clock_s, int(block.seconds.max(initial=0)))
-        self._table.import_rows(block.keys, _rows(block))
+        with self._room.table(_NAME):
+            self._table.import_rows(block.keys, _rows(block))
 
     def mark(self, keys: Keys, now_s: int) -> npt.NDArray[np.bool_]:
         """Which of the keys (bool[N]) are seen for the first time, here or earlier in the same array; marks them."""

@@ -11,25 +11,38 @@ from monobeam.native import NONE, Table
 from monobeam.store.backend import Block
 from monobeam.store.bags import Floats, Keys, Mask
 from monobeam.store.changes import Change
+from monobeam.store.room import TableRoom
 from monobeam.store.spec import StoreSpec, TableSpec
 
+Handles = npt.NDArray[np.uint32]
 _EXPORTED_AT_ONCE = 1024
 
 
-def new_table(spec: TableSpec) -> Table:
-    """An empty native table as the specification says."""
-    table = Table(spec.dim, spec.optimizer, dict(spec.hyper), spec.seed, spec.init_scale)
+def new_table(spec: TableSpec, room: TableRoom) -> Table:
+    """An empty native table as the specification says; TableFullError where there is no room for the first page."""
+    with room.table(spec.name):
+        table = Table(
+            spec.dim,
+            spec.optimizer,
+            dict(spec.hyper),
+            spec.seed,
+            spec.init_scale,
+            row_format=spec.row_format,
+            room=room.shared,
+        )
     for slot, policy in spec.policies.items():
-        table.set_policy(slot, policy.admit_count, policy.admit_probability, policy.expire_us // 1_000_000)
+        expire_s, pending_s = policy.expire_us // 1_000_000, policy.pending_us // 1_000_000
+        table.set_policy(slot, policy.admit_count, policy.admit_probability, expire_s, pending_s)
     return table
 
 
 class Shard:
     """The rows whose ids belong to one shard, in one table per specification."""
 
-    def __init__(self, spec: StoreSpec) -> None:
-        self.tables: Mapping[str, Table] = {table.name: new_table(table) for table in spec.tables}
+    def __init__(self, spec: StoreSpec, room: TableRoom) -> None:
+        self.tables: Mapping[str, Table] = {table.name: new_table(table, room) for table in spec.tables}
         self.epoch = 0
+        self._room = room
 
     @property
     def live_bytes(self) -> int:
@@ -38,7 +51,13 @@ class Shard:
 
     def restore(self, block: Block) -> None:
         """Take over committed rows."""
-        self.tables[block.table].import_rows(block.keys, block.rows)
+        with self._room.table(block.table):
+            self.tables[block.table].import_rows(block.keys, block.rows)
+
+    def find_or_insert(self, table: str, keys: Keys, now_s: int) -> Handles:
+        """The rows of ids, uint32[N]; those that are missing and admitted are made, or TableFullError."""
+        with self._room.table(table):
+            return self.tables[table].find_or_insert(keys, now_s)
 
     def changes(self) -> dict[str, Change]:
         """What was touched and deleted since the last commit, in every table, sorted by id."""
@@ -72,10 +91,20 @@ def known(table: Table, keys: Keys) -> Mask:
 
 def update_counts(table: Table, keys: Keys) -> npt.NDArray[np.int64]:
     """How often the row of each id was updated, int64[N]; 0 for ids without one."""
-    counts, have = np.zeros(len(keys), np.int64), known(table, keys)
+    return _noted(table, keys, np.s_[-8:], "<i8")
+
+
+def last_seen(table: Table, keys: Keys) -> npt.NDArray[np.int64]:
+    """When the row of each id was last sighted, int64[N] seconds; 0 for ids without one."""
+    return _noted(table, keys, np.s_[-16:-12], "<u4")
+
+
+def _noted(table: Table, keys: Keys, place: slice, dtype: str) -> npt.NDArray[np.int64]:
+    """A number that stands at a place in the bytes of each row; 0 for ids without one."""
+    numbers, have = np.zeros(len(keys), np.int64), known(table, keys)
     rows = table.export_rows(keys[have]).reshape(-1, table.row_bytes)
-    counts[have] = rows[:, -8:].copy().view("<i8")[:, 0]
-    return counts
+    numbers[have] = rows[:, place].copy().view(dtype)[:, 0]
+    return numbers
 
 
 def lookup(table: Table, keys: Keys) -> Floats:

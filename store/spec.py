@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 DTYPES = ("fp32", "fp16", "bf16")
+ROW_FORMATS = (*DTYPES, "int8")  # of rows in memory; those in int8 cannot learn
 MAX_SLOT = 2**15 - 1
 DAY_US = 86_400_000_000
 
@@ -18,11 +19,15 @@ class SpecError(ValueError):
 
 @dataclass(frozen=True)
 class SlotPolicy:
-    """Which ids of a slot get a row, and how long an unseen row lives (0: for ever; whole seconds count)."""
+    """Which ids of a slot get a row, and how long an unseen row lives (0: for ever; whole seconds count).
+
+    Sightings of an id without a row are forgotten ``pending_us`` after the last one (0: as rows).
+    """
 
     admit_count: int = 0
     admit_probability: float = 1.0
     expire_us: int = 0
+    pending_us: int = 0
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,7 @@ class TableSpec:
     """One table: rows of ``dim`` float32 and what its optimizer keeps beside them.
 
     With ``dim`` 0 it is a set of ids and how often each was updated. Replicas have the tables that are ``synced``.
+    ``row_format``: of embeddings in memory while they learn; they are stored as float32 whatever it is.
     """
 
     name: str
@@ -41,12 +47,15 @@ class TableSpec:
     init_scale: float = 0.01
     policies: Mapping[int, SlotPolicy] = field(default_factory=lambda: MappingProxyType({}))
     synced: bool = True
+    row_format: str = "fp32"
 
     def __post_init__(self) -> None:
         if not self.name:
             raise SpecError(f"table name {self.name!r}: must not be empty")
         if self.dim < (1 if self.synced else 0):
             raise SpecError(f"table {self.name!r}: dim = {self.dim}: must be at least 1, or 0 if it is not synced")
+        if self.row_format not in DTYPES:
+            raise SpecError(f"table {self.name!r}: row_format = {self.row_format!r}: must be one of {DTYPES}")
         for slot in self.policies:
             if not 0 <= slot <= MAX_SLOT:
                 raise SpecError(f"table {self.name!r}: policy for slot {slot}: slots are 0..{MAX_SLOT}")
@@ -57,6 +66,7 @@ class StoreSpec:
     """A store: its model's name, tables and shards.
 
     ``sync_dtype`` is the encoding of values in sync events; an example key is remembered for ``example_retention_us``.
+    All tables of all shards, and the set of example keys, use at most ``memory_limit`` bytes together (0: no limit).
     """
 
     model: str
@@ -64,6 +74,7 @@ class StoreSpec:
     shards: int = 1
     sync_dtype: str = "fp32"
     example_retention_us: int = 7 * DAY_US
+    memory_limit: int = 0
 
     def __post_init__(self) -> None:
         names = [table.name for table in self.tables]
@@ -73,13 +84,15 @@ class StoreSpec:
             raise SpecError(f"shards = {self.shards}: must be 1..{2**16}")
         if self.sync_dtype not in DTYPES:
             raise SpecError(f"sync_dtype = {self.sync_dtype!r}: must be one of {DTYPES}")
+        if self.memory_limit < 0:
+            raise SpecError(f"memory_limit = {self.memory_limit}: must be bytes, or 0 for none")
         if self.example_retention_us < 1_000_000:
             raise SpecError(f"example_retention_us = {self.example_retention_us}: must be at least a second")
 
     def fingerprint(self) -> dict[str, Any]:
         """What stored rows depend on, as JSON values: all of it must be the same when a store is opened again.
 
-        Learning rates, hyper-parameters and policies may change from run to run and are not in it.
+        Learning rates, hyper-parameters, policies and row formats may change from run to run and are not in it.
         """
         tables = {
             table.name: {

@@ -16,12 +16,12 @@ from monobeam.store.backend import Backend, Changed, Commit, ShardCommit
 from monobeam.store.bags import Bags, Floats, Keys, Mask, Offsets, pool, shard_of
 from monobeam.store.changes import Change, values_of
 from monobeam.store.manifest import Manifest
+from monobeam.store.room import TableRoom
 from monobeam.store.seen import SeenExamples
-from monobeam.store.shard import Shard, known, lookup, update_counts
+from monobeam.store.shard import Handles, Shard, known, last_seen, lookup, update_counts
 from monobeam.store.spec import StoreSpec, check_fingerprint
 from monobeam.store.sync import SyncEvent, TableChange
 
-Handles = npt.NDArray[np.uint32]
 _T = TypeVar("_T", np.bool_, np.int64)
 
 
@@ -38,7 +38,8 @@ class Store:
     """All rows of a model in memory, as of the last commit of its backend and what was pushed since.
 
     Nothing is durable before ``commit`` returns. Every method takes ``lock``; hold it around a train step, so that
-    a commit falls between steps. The results do not depend on the number of shards, bit for bit.
+    a commit falls between steps. The results do not depend on the number of shards, bit for bit. Whatever makes rows or
+    remembers examples raises TableFullError where the specification's ``memory_limit`` leaves no room.
     """
 
     def __init__(self, spec: StoreSpec, backend: Backend) -> None:
@@ -46,11 +47,12 @@ class Store:
         self.lock = threading.RLock()
         self._backend = backend
         self._tables = {table.name: table for table in spec.tables}
-        self._shards = [Shard(spec) for _ in range(spec.shards)]
-        self._seen = SeenExamples(spec.example_retention_us)
         self._manifest = Manifest(spec.fingerprint(), (0,) * spec.shards, {}, 0, 0)
         backend.own()
         try:
+            room = TableRoom(spec.memory_limit, "store.memory_limit")
+            self._shards = [Shard(spec, room) for _ in range(spec.shards)]
+            self._seen = SeenExamples(spec.example_retention_us, room)
             self._recover()
         except BaseException:
             backend.close()
@@ -60,16 +62,17 @@ class Store:
     def pull(self, table: str, bags: Bags, now_s: int) -> Pulled:
         """Sum of the rows of every bag, in order; rows that are missing and admitted are made. ``now_s``: seconds."""
         with self.lock:
-            tables = [shard.tables[table] for shard in self._shards]
-            if len(tables) == 1:
-                handles = tables[0].find_or_insert(bags.keys, now_s)
-                return Pulled(table, tables[0].gather_pooled(handles, bags.offsets), [(handles, bags.offsets)])
+            if len(self._shards) == 1:
+                (shard,) = self._shards
+                handles = shard.find_or_insert(table, bags.keys, now_s)
+                pooled = shard.tables[table].gather_pooled(handles, bags.offsets)
+                return Pulled(table, pooled, [(handles, bags.offsets)])
             rows = np.empty((len(bags.keys), self._tables[table].dim), np.float32)
             parts = []
-            for native, places in zip(tables, self._places(bags.keys), strict=True):
+            for shard, places in zip(self._shards, self._places(bags.keys), strict=True):
                 part = bags.at(places)
-                handles = native.find_or_insert(part.keys, now_s)
-                rows[places] = native.gather(handles)
+                handles = shard.find_or_insert(table, part.keys, now_s)
+                rows[places] = shard.tables[table].gather(handles)
                 parts.append((handles, part.offsets))
             return Pulled(table, pool(rows, bags.offsets), parts)
 
@@ -100,6 +103,10 @@ class Store:
     def update_counts(self, table: str, keys: Keys) -> npt.NDArray[np.int64]:
         """How often the row of each id was updated, int64[N]; 0 for ids without one."""
         return self._each(table, keys, update_counts, np.int64)
+
+    def last_seen(self, table: str, keys: Keys) -> npt.NDArray[np.int64]:
+        """When the row of each id was last pulled, int64[N] seconds; 0 for ids without one."""
+        return self._each(table, keys, last_seen, np.int64)
 
     def erase(self, table: str, keys: Keys) -> None:
         """Drop the rows of ids, as far as there are any."""

@@ -109,10 +109,13 @@ def run(
 
 
 def _together(calls: Sequence[Callable[[Any], object]], shares: Sequence[Sequence[Any]]) -> list[dict[str, float]]:
+    """Each thread has a core to itself: what it waits for one is then not for the others' sake."""
     spent: list[dict[str, float]] = [{}] * len(calls)
     barrier = threading.Barrier(len(calls))
+    cores = sorted(os.sched_getaffinity(0))
 
     def work(i: int) -> None:
+        os.sched_setaffinity(0, {cores[i % len(cores)]})
         barrier.wait()
         spent[i] = _timed(calls[i], shares[i])
 
@@ -133,11 +136,23 @@ def _timed(call: Callable[[Any], object], arguments: Sequence[Any]) -> dict[str,
 
 
 def spent_by_thread(call: Callable[[], object]) -> dict[str, float]:
-    """Seconds of ``cpu``, and that ``elapsed`` but for those in which other programs had the core."""
-    cpu, wall, waited = time.thread_time(), time.perf_counter(), _waited()
+    """Seconds of ``cpu``, and that ``elapsed`` but for those in which another thread had the core.
+
+    So waiting for a lock is in ``elapsed``. The other thread is another program's, as long as each of ours has a core
+    to itself.
+    """
+    (wall, queued), cpu = _moment(), time.thread_time()
     call()
-    wall, waited = time.perf_counter() - wall, _waited() - waited
-    return {"cpu": time.thread_time() - cpu, "elapsed": wall - waited}
+    cpu, (end, queued_at_end) = time.thread_time() - cpu, _moment()
+    return {"cpu": cpu, "elapsed": end - wall - (queued_at_end - queued)}
+
+
+def _moment() -> tuple[float, float]:
+    """The clock and ``waited()`` of one moment: nothing was waited between the two readings."""
+    while True:
+        queued, now = waited(), time.perf_counter()
+        if waited() == queued:
+            return now, queued
 
 
 def spent_by_process(call: Callable[[], object]) -> dict[str, float]:
@@ -147,10 +162,10 @@ def spent_by_process(call: Callable[[], object]) -> dict[str, float]:
     return spent | {"cpu": time.process_time() - cpu}
 
 
-def _waited() -> float:
-    """Seconds this thread was ready to run and other programs had the core; waiting for a lock is not in it."""
+def waited(thread: str = "/proc/thread-self") -> float:
+    """Seconds a thread was ready to run and another had the core; waiting for a lock is not in it. 0: unknown."""
     try:
-        return int(Path("/proc/thread-self/schedstat").read_text().split()[1]) / 1e9
+        return int(Path(f"{thread}/schedstat").read_text().split()[1]) / 1e9
     except OSError:
         return 0.0
 
@@ -198,3 +213,11 @@ def anonymous_bytes(process: int | str = "self") -> int:
         if line.startswith("RssAnon:"):
             return int(line.split()[1]) * 1024
     raise OSError(f"/proc/{process}/status has no RssAnon")
+
+
+def available_bytes() -> int:
+    """Memory of the machine that programs can still have."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    raise OSError("/proc/meminfo has no MemAvailable")

@@ -5,7 +5,7 @@ AVX-512, 2 virtual cores, 480 MiB of L3; TFRA 0.8.1 with TensorFlow 2.16.2 (its 
 fbgemm-gpu-cpu 1.8.0 with torch 2.13.0. Another machine gives other figures, so no ratio is made of them.
 """
 
-DATE = "2026-11-23"
+DATE, KEYS, DIM = "2026-11-23", 10_000_000, 16
 BATCHES = (4096, 16384, 65536)
 MKEYS = {
     ("tfra", "serving", "lookup", "uniform"): (2.41, 2.26, 2.39),

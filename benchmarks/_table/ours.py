@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,12 +17,13 @@ from benchmarks._table.contestant import (
     sample,
     serve,
     spent_by_process,
-    spent_by_thread,
 )
+from benchmarks._table.stops import beside
 from benchmarks._table.workload import keys_of
 from monobeam.native import Table
 
 LEARNING_RATE, INIT_SCALE = 0.02, 0.05
+STEP = 256  # keys of a train step beside a save
 
 
 class Ours:
@@ -43,16 +43,14 @@ class Ours:
         return Table(self._dim, self._optimizer, {}, seed=1, init_scale=INIT_SCALE)
 
     def build(self) -> dict[str, float]:
-        """From empty, as training does it: what a commit would clear is cleared every million keys.
-
-        Once as it comes, and once after reserve(), which has the memory ready: a fresh page can take the hypervisor
-        milliseconds, and how many are fresh is chance.
-        """
-        faulting = self._built(0)
-        self._table = self._empty()
-        spent = self._built(self.keys)
+        """From empty, as training does it: what a commit would clear is cleared every million keys."""
+        spent = self._built(0)
         self.check()
-        return {**spent, "cpu_with_faults": faulting["cpu"], "longest_with_faults": faulting["longest"]}
+        return spent
+
+    def build_reserved(self) -> dict[str, float]:
+        """The same in memory that reserve() has made ready beforehand, in ``reserving`` CPU seconds."""
+        return self._built(self.keys)
 
     def _built(self, reserved: int) -> dict[str, float]:
         self._table = table = self._empty()
@@ -95,26 +93,14 @@ class Ours:
         return lambda handles: table.apply(handles, given, LEARNING_RATE)
 
     def save(self, path: str) -> dict[str, float]:
-        """How long a save takes alone; and how long train steps take beside one, and without one."""
+        """How long a save takes alone; and ``stops`` of train steps beside one."""
         table = self._table
-        beside = {} if self._optimizer == "sgd" else self._steps_beside_a_save(path)
-        return {**beside, **spent_by_process(lambda: table.save(path)), "bytes": Path(path).stat().st_size}
+        stops = {} if self._optimizer == "sgd" else beside(lambda: table.save(path), self._random_steps())
+        return {**stops, **spent_by_process(lambda: table.save(path)), "bytes": Path(path).stat().st_size}
 
-    def _steps_beside_a_save(self, path: str) -> dict[str, float]:
-        saving = threading.Thread(target=self._table.save, args=(path,))
-        saving.start()
-        during = self._steps(saving.is_alive)
-        saving.join()
-        alone = self._steps(lambda: False, at_least=len(during))
-        return {"longest_step": max(during), "longest_step_alone": max(alone), "steps": len(during)}
-
-    def _steps(self, go_on: Callable[[], bool], at_least: int = 1) -> list[float]:
-        """Seconds of each train step of 256 random keys."""
-        step, rng, took = self._train(256), np.random.default_rng(3), list[float]()
-        while len(took) < at_least or go_on():
-            keys = keys_of(rng.integers(0, self.keys, 256, np.uint32))
-            took.append(spent_by_thread(lambda keys=keys: step(keys))["elapsed"])
-        return took
+    def _random_steps(self) -> Callable[[], object]:
+        step, rng = self._train(STEP), np.random.default_rng(3)
+        return lambda: step(keys_of(rng.integers(0, self.keys, STEP, np.uint32)))
 
     def load(self, path: str) -> dict[str, float]:
         """In place of the table, whose memory is given back first; the loaded one must be equal."""

@@ -8,6 +8,7 @@ import select
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -99,9 +100,14 @@ class Process:
         """Its memory that is no file."""
         return anonymous_bytes(self._process.pid)
 
+    def kill(self) -> None:
+        """As the system does that has no memory left."""
+        self._process.kill()
+
     def close(self) -> None:
         assert self._process.stdin is not None
-        self._process.stdin.close()
+        with suppress(BrokenPipeError):  # it has ended, and a request to it is still in the buffer
+            self._process.stdin.close()
         self._answers.close()
         self._process.wait()
 

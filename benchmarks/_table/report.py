@@ -68,13 +68,16 @@ def _show_files(results: Results) -> None:
 def _show_last(results: Results) -> None:
     missing = _missing(results)
     if missing:
-        print(f"\nnot measured in this run; on {last.DATE}, on one machine with 10 M keys of dim 16, it was (M/CPU-s):")
+        print(f"\nnot measured in this run; on {last.DATE}, on one machine with as many keys, it was (M/CPU-s):")
     for (name, table, work, distribution), mkeys in missing.items():
         each = ", ".join(f"{value} ({batch})" for batch, value in zip(last.BATCHES, mkeys, strict=True))
         print(f"  {name}, {work}, {table} table, {distribution}: {each}")
 
 
 def _missing(results: Results) -> dict[tuple[str, str, str, str], tuple[float, ...]]:
+    """Nothing in a run of other sizes, where it says nothing."""
+    if (results.keys, results.dim) != (last.KEYS, last.DIM):
+        return {}
     return {key: mkeys for key, mkeys in last.MKEYS.items() if not _measured(results, *key)}
 
 
@@ -128,6 +131,8 @@ def as_json(results: Results, ratios: Sequence[Ratio]) -> dict[str, Any]:
         "absent": results.absent,
         "last_measured": {
             "date": last.DATE,
+            "keys": last.KEYS,
+            "dim": last.DIM,
             "batches": last.BATCHES,
             **{"/".join(key): mkeys for key, mkeys in _missing(results).items()},
         },

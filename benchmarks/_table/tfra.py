@@ -87,7 +87,8 @@ class Training:
 
     def _train(self, batch: int) -> Callable[[Any], object]:
         given = tf.constant(gradients(batch, self._dim))
-        return lambda keys: self._step(keys, given[: len(keys)])
+        # A slice is a copy, which only the last batch of a build needs.
+        return lambda keys: self._step(keys, given if len(keys) == batch else given[: len(keys)])
 
 
 def make(settings: Settings) -> Lookups | Training:

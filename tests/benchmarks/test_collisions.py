@@ -16,10 +16,10 @@ import pytest
 from benchmarks import collisions
 from benchmarks._collision_runs import Examples, exact_auc, run
 from benchmarks._contestants import BASELINE, CONTESTANTS, Contestant, Ints, hashed_rows, shared
+from benchmarks._experiment import t_quantile
 from examples.movielens.dataset import read
-from tests.examples.layouts import write
+from tests.benchmarks.conftest import ITEMS, USERS
 
-USERS, ITEMS, RATINGS = 40, 60, 1200
 EPOCHS = collisions.QUICK["epochs"]
 COUNTS = {"rows", "ids_sharing", "ids_lost", "examples_sharing"}
 MEASURES = {
@@ -30,23 +30,6 @@ MEASURES = {
     "random_auc_epoch_1",
     f"random_auc_epoch_{EPOCHS}",
 }
-
-
-@pytest.fixture(scope="module")
-def movielens(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Ratings that depend on user and item, in the layout of ml-100k."""
-    rng = np.random.default_rng(3)
-    user, item = rng.integers(0, USERS, RATINGS), rng.integers(0, ITEMS, RATINGS)
-    user[:USERS], item[:ITEMS] = np.arange(USERS), np.arange(ITEMS)  # each occurs
-    taste = rng.normal(size=USERS)[user] + rng.normal(size=ITEMS)[item]
-    stars = np.clip(np.round(3.4 + taste), 1, 5).astype(int)
-    rows = zip(user.tolist(), item.tolist(), stars.tolist(), strict=True)
-    files = {
-        "u.data": "".join(f"{u}\t{i}\t{s}\t{second}\n" for second, (u, i, s) in enumerate(rows)),
-        "u.user": "".join(f"{u}|24|M|other|85711\n" for u in range(USERS)),
-        "u.item": "".join(f"{i}|Film (1995)|||{'|0' * 19}\n" for i in range(ITEMS)),
-    }
-    return write(files, tmp_path_factory.mktemp("movielens"))
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +155,7 @@ def test_auc_is_that_of_all_pairs() -> None:
 
 @pytest.mark.parametrize(("freedom", "quantile"), [(1, 12.7062), (4, 2.7764), (9, 2.2622), (100, 1.9840)])
 def test_quantiles_are_those_of_the_printed_tables(freedom: int, quantile: float) -> None:
-    assert collisions.t_quantile(freedom) == pytest.approx(quantile, abs=1e-4)
+    assert t_quantile(freedom) == pytest.approx(quantile, abs=1e-4)
 
 
 def test_differences_are_paired() -> None:

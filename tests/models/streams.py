@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from benchmarks._examples import columns
 from monobeam.models.config import Config, parse
 
 START_US = 1_700_000_000_000_000
@@ -40,18 +41,7 @@ def block(
 ) -> pa.RecordBatch:
     """One block of examples, decided one millisecond after another."""
     y = np.asarray(labels, np.float32)
-    n = len(y)
-    key = np.arange(first_key, first_key + n) if keys is None else np.asarray(keys)
+    key = np.arange(first_key, first_key + len(y)) if keys is None else np.asarray(keys)
     time = START_US + key.astype(np.int64) * 1000
-    columns = {
-        "_key": pa.array(key.astype(np.uint64)),
-        "_id": pa.array([f"i{k}" for k in key]),
-        "_time": pa.array(time),
-        "_decided": pa.array(time + 1_000_000),
-        "_kind": pa.array(np.asarray(np.where(y > 0, 0, 1) if kinds is None else kinds, np.uint8)),
-        "_weight": pa.array(np.asarray(np.ones(n) if weights is None else weights, np.float32)),
-        "_rate": pa.array(np.full(n, rate, np.float32)),
-        "_arrival": pa.array(np.where(y > 0, time + 500_000, 0)),
-        "_label.like": pa.array(y),
-    }
-    return pa.record_batch(columns | {name: pa.array(values) for name, values in features.items()})
+    of_all = columns(key, time, y, wait_us=1_000_000, kinds=kinds, weights=weights, rate=rate)
+    return pa.record_batch(of_all | {name: pa.array(values) for name, values in features.items()})

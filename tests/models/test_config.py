@@ -165,6 +165,21 @@ def test_the_join_gets_its_settings() -> None:
             'schedule = { kind = "exponential", examples = 9, factor = 1 }',
             ["sparse.schedule.factor = 1: must lie between 0 and 1"],
         ),
+        ("l1 = 0.1", 'rows = "int8"', ['training.sparse.rows = "int8": must be one of fp32, fp16, bf16']),
+        (
+            "[model]",
+            '[serving]\nrows = "fp8"\n[model]',
+            ['serving.rows = "fp8": must be one of fp32,', "int8"],
+        ),
+        ("[model]", "[serving]\nmemory_limit = 5\n[model]", ["serving.memory_limit = 5: not a size", "GiB", '"8GiB"']),
+        ("[model]", '[store]\nmemory_limit = "8 GB"\n[model]', ['store.memory_limit = "8 GB": not a size']),
+        ("[model]", '[store]\nmemory_limit = "8Gb"\n[model]', ['store.memory_limit = "8Gb": not a size', "B, KB, KiB"]),
+        ("[model]", '[store]\nmemory_limit = "0B"\n[model]', ['store.memory_limit = "0B": must be from "1B" to']),
+        (
+            "[model]",
+            '[store]\nmemory_limit = "9999999TiB"\n[model]',
+            ['must be from "1B" to "1048576TiB"'],
+        ),
         ("[training]", '[training]\ncorrections = "no"', ['training.corrections = "no"', "train, skip"]),
         ("hidden = []", "hidden = [64, 0]", ["model.hidden = [64, 0]:"]),
         ("hidden = []", "hidden = [1000000]", ["model.hidden = [1000000]:", "65536"]),
@@ -182,6 +197,27 @@ def test_an_error_quotes_the_key_the_value_and_what_is_allowed(old: str, new: st
     for part in said:
         assert part in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_sizes_are_numbers_with_a_unit() -> None:
+    for text, size in (("8GiB", 8 << 30), ("500MB", 500_000_000), ("1.5KiB", 1536), ("7B", 7), ("2TB", 2 * 10**12)):
+        parsed = parse(f'[store]\nmemory_limit = "{text}"\n[serving]\nmemory_limit = "{text}"\n{SMALL}')
+        assert parsed.store.memory_limit == parsed.store_spec().memory_limit == parsed.serving.memory_limit == size
+    assert (parse(SMALL).store.memory_limit, parse(SMALL).serving.memory_limit) == (0, 0)
+
+
+def test_serving_keeps_rows_as_they_come_unless_told_otherwise() -> None:
+    assert parse(SMALL).serving.rows == "fp32"
+    for dtype in ("fp32", "fp16", "bf16"):
+        text = f'[store]\nsync_dtype = "{dtype}"\n{SMALL}'
+        assert parse(text).serving.rows == dtype
+        assert parse(f'[serving]\nrows = "int8"\n{text}').serving.rows == "int8"
+
+
+def test_rows_that_learn_have_a_format() -> None:
+    (table,) = parse(SMALL.replace("l1 = 0.1", 'rows = "bf16"')).store_spec().tables
+    assert table.row_format == "bf16"
+    assert parse(SMALL).store_spec().tables[0].row_format == "fp32"
 
 
 @pytest.mark.parametrize("address", ["shwn", "s3://bucket/shown", "file:", "file://", "/data/shown", "File:shown"])

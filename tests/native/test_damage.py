@@ -71,7 +71,7 @@ def test_another_version_is_named(whole: bytes, refused: Callable[[bytes, str], 
 
 
 def test_a_length_that_wraps_around_is_refused_before_anything_is_made(tmp_path: Path) -> None:
-    """Of such a length, modulo 2^64, a file would be as long as it is; and believing its bucket count takes gigabytes."""
+    """Modulo 2^64 a file of such a length would be as long as it is; and believing its bucket count takes gigabytes."""
     empty = payload_of(file_of(Table(2, "sgd", {}, 0, 0.1)))
     before, found, after = empty.rpartition((8).to_bytes(4, "little") + bytes(16))  # 8 buckets, none overflowing
     assert found
@@ -112,7 +112,7 @@ ORIGINAL = 0x123456789ABCDEF0
             b"\20" + bytes(15) + bytes(8),
             "table: key 1311768467463790320 has a row that is free",
         ),
-        (b"\1" + bytes(15) + bytes(8), b"\1" + bytes(7) + b"\3" + bytes(7) + bytes(8), "note of a row that is not there"),
+        (b"\1" + bytes(23), b"\1" + bytes(7) + b"\3" + bytes(15), "has a note of a row that is not there"),
         (b"sgd", b"sgf", "unknown optimizer 'sgf'"),
         (b"\2\0\0\0\3\0\0\0sgd", b"\2\0\2\0\3\0\0\0sgd", "dim 131074 must be at most 8192"),
     ],

@@ -226,7 +226,7 @@ def test_what_is_off_changes_nothing(optimizer: str) -> None:
 
 @pytest.mark.parametrize("size", [1e-30, 1e19, 1e38])
 def test_a_gradient_of_any_size_is_clipped_to_its_norm(size: float) -> None:
-    """In float32 the sum of the squares would be infinite, and the gradient clipped to nothing; or 0, and not clipped."""
+    """In float32 the sum of the squares would be infinite, and the gradient clipped to 0; or 0, and not clipped."""
     table = Table(4, "sgd", {"clip_norm": size / 10}, 0, 0.0)
     weights = stepped(table, np.array([[size, size, -size, size]], np.float32), 1.0)
     np.testing.assert_allclose(weights, np.array([[-1, -1, 1, -1]]) * size / 20, rtol=1e-6)

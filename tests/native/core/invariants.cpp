@@ -8,7 +8,7 @@
 namespace monobeam {
 
 void broken_invariants_are_noticed() {
-  Budget budget(0);
+  Budget budget(0, nullptr);
   Arena arena(24, budget);
   const uint32_t kept = arena.allocate(), released = arena.allocate();
   arena.row(kept)[0] = arena.row(released)[23] = 1;

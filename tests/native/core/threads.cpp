@@ -83,10 +83,36 @@ void beside(RowFormat format, const std::string& folder) {
   table.check();
 }
 
+void in_one_room() {
+  const auto room = std::make_shared<Room>(uint64_t{6} << 20);
+  const auto fill = [&](RowFormat format) {
+    const std::vector<float> values(100 * kWidth, 1.0f);
+    for (int generation = 0; generation < 3; ++generation) {
+      Table table({kWidth, "sgd", {}, 7, 0, 1 << 20, format, 0, room});
+      std::vector<uint64_t> keys(100);
+      for (uint64_t n = 0; n < 3000; ++n) {
+        for (size_t i = 0; i < keys.size(); ++i) keys[i] = n * keys.size() + i;
+        try {
+          table.import_values(span(keys), values.data());
+        } catch (const TableFull&) {
+          break;
+        }
+        EXPECT(room->used() <= room->limit());
+      }
+      EXPECT(table.size() < 300000);
+      table.check();
+    }
+  };
+  std::thread threads[] = {std::thread(fill, RowFormat::kFp32), std::thread(fill, RowFormat::kInt8)};
+  for (std::thread& thread : threads) thread.join();
+  EXPECT(room->used() == 0);
+}
+
 }  // namespace
 
 void threads_beside_each_other(const std::string& folder) {
   for (const RowFormat format : {RowFormat::kFp32, RowFormat::kBf16}) beside(format, folder);
+  in_one_room();
 }
 
 }  // namespace monobeam

@@ -4,7 +4,7 @@
 
 namespace monobeam {
 
-// Readers, snapshots and saves beside a table that grows, expires and learns all along.
+// Readers, snapshots and saves beside a table that grows, expires and learns all along; tables that share a room.
 void threads_beside_each_other(const std::string& folder);
 
 }  // namespace monobeam
