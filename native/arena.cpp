@@ -114,10 +114,11 @@ void Arena::reset() {
 }
 
 bool Arena::dead_rows_are_zeros(size_t chunk) const {
-  const std::vector<uint8_t> zeros(bytes_per_row_);
   for (uint32_t at = 0; at < rows_per_chunk(); ++at) {
     const uint32_t number = static_cast<uint32_t>(chunk << shift_) + at;
-    if (!live(number) && std::memcmp(row(number), zeros.data(), bytes_per_row_) != 0) return false;
+    if (live(number)) continue;
+    const uint8_t* bytes = row(number);
+    if (std::any_of(bytes, bytes + bytes_per_row_, [](uint8_t byte) { return byte != 0; })) return false;
   }
   return true;
 }
