@@ -209,6 +209,7 @@ class Table {
   float* state_of(uint32_t row) const { return reinterpret_cast<float*>(arena_.row(row) + embedding_bytes_); }
   size_t count_waiting() const;
   void check_handle(uint32_t handle) const;
+  void check_rows(const RowGradients& batch) const;
   void check_handles(Span<const uint32_t> handles) const;
   void check_offsets(Span<const int64_t> offsets, size_t keys) const;
   std::unique_lock<std::mutex> no_save() const;

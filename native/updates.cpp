@@ -57,8 +57,7 @@ void Table::apply_pooled(Span<const uint32_t> handles, Span<const int64_t> offse
   own_space.resize(kStep * ((plain() ? 0 : dim()) + optimizer_->scratch_floats(dim())));
   float* const space = own_space.data();
   const auto turn = lock_.turn();
-  // As they were read: the caller's array may have changed since.
-  for (size_t i = 0; i < batch.size(); ++i) check_handle(batch[i].row);
+  check_rows(batch);
   prefetch_updates(arena_, batch, 0, kRowsAhead);
   for (size_t first = 0; first < batch.size(); first += slice_) {
     const size_t end = std::min(first + slice_, batch.size());
@@ -68,6 +67,13 @@ void Table::apply_pooled(Span<const uint32_t> handles, Span<const int64_t> offse
       update(batch, step, std::min(step + kStep, end), learning_rate, space);
     }
   }
+}
+
+// Handles as they were read: the caller's array may have changed since.
+void Table::check_rows(const RowGradients& batch) const {
+  uint32_t most = 0;
+  for (size_t i = 0; i < batch.size(); ++i) most = std::max(most, batch[i].row);
+  if (batch.size() > 0) check_handle(most);
 }
 
 void Table::update(const RowGradients& batch, size_t first, size_t end, float learning_rate, float* space) {
