@@ -28,10 +28,11 @@ import torch
 from monobeam.logs.log import open_log
 from monobeam.models.config import Config, parse
 from monobeam.models.deepfm import build
-from monobeam.models.features import HASH_SEED, SLOT_SHIFT
+from monobeam.models.features import HASH_SEED
 from monobeam.models.tails import TABLE
 from monobeam.native import hash_ints
 from monobeam.store import dense
+from monobeam.store.spec import SLOT_SHIFT
 from monobeam.store.sync import SYNC, SyncEvent, TableChange
 
 CANDIDATES, SHOWN = 100, 20

@@ -63,7 +63,7 @@ label = "like"
 dim = 10
 hidden = [32]
 seed = {seed}
-tail_dim = {tail_dim}
+{tail_dim}
 [training]
 sparse = {{ optimizer = "adagrad", learning_rate = 0.05, initial_accumulator = 0.01 }}
 dense = {{ optimizer = "adam", learning_rate = 0.003 }}
@@ -76,10 +76,11 @@ class Contestant:
 
     name: str
     rule: str = ""
-    tail_dim: int = 4
+    tail_dim: int | None = None  # where the tail is narrow
 
     def config(self, seed: int) -> Config:
-        return parse(CONFIG.format(rule=self.rule, tail_dim=self.tail_dim, seed=seed))
+        tail_dim = "" if self.tail_dim is None else f"tail_dim = {self.tail_dim}"
+        return parse(CONFIG.format(rule=self.rule, tail_dim=tail_dim, seed=seed))
 
 
 def contestants(admit: Sequence[int], rows: int, tail_dim: int) -> list[Contestant]:

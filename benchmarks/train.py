@@ -39,6 +39,7 @@ from monobeam.models.arithmetic import training_arithmetic
 from monobeam.models.config import Config, parse
 from monobeam.models.deepfm import build
 from monobeam.models.features import FeatureEncoder
+from monobeam.models.memory import keep_freed_memory
 from monobeam.models.trainer import Trainer
 from monobeam.store.lmdb import LmdbBackend
 from monobeam.store.store import Store
@@ -113,6 +114,7 @@ class OnlineTraining:
     """The training path of the pipeline without the runner."""
 
     def __init__(self, config: Config, examples: Log, folder: Path) -> None:
+        keep_freed_memory()
         self._trainer = Trainer(config, Store(config.store_spec(), LmdbBackend(str(folder / "store"))))
         self._examples = examples
         self._sync = open_log(f"file:{folder / 'sync'}", 1).appender(0, SYNC)

@@ -115,13 +115,11 @@ def _decode_bytes(data: bytes, at: int) -> tuple[bytes, int]:
     return data[at : at + size], at + size
 
 
-def encode_block(count: int, payload: bytes, header: Header) -> bytes:
-    """A whole block: ``count`` concatenated datums in ``payload``, compressed as the header says."""
-    return b"".join(block_parts(count, payload, header))
-
-
 def block_parts(count: int, payload: bytes | bytearray, header: Header) -> list[bytes | bytearray]:
-    """The same as parts to be written one after the other; a payload that is not compressed is one, not copied."""
+    """A block of ``count`` concatenated datums, compressed as the header says: parts to be written one by one.
+
+    A payload that is not compressed is a part, not copied.
+    """
     body = payload if header.codec == "null" else compress(header.codec, bytes(payload))
     return [encode_long(count), encode_long(len(body)), body, header.sync]
 

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from monobeam.logs.container import Header, block_parts, encode_header
-from monobeam.logs.log import Chunk, LockedError, LogError, Schema, encode_each
+from monobeam.logs.log import Chunk, LockedError, LogError, Schema, encode_pieces
 from monobeam.logs.segment import READ_BYTES, Segment
 
 logger = logging.getLogger(__name__)
@@ -270,8 +270,8 @@ class FileAppender:
 
     def append(self, records: Sequence[Mapping[str, Any]]) -> int:
         """Append all records or none; the offset of the first (see Appender)."""
-        datums = encode_each(self._new.schema, records)
-        return self._append(len(datums), datums[0] if len(datums) == 1 else b"".join(datums))
+        pieces = encode_pieces(self._new.schema, records)
+        return self._append(len(records), pieces[0] if len(pieces) == 1 else b"".join(pieces))
 
     def append_payload(self, count: int, payload: bytes) -> int:
         """Append ``count`` datums that are encoded already (see Appender)."""

@@ -144,12 +144,12 @@ def parsed(schema: str) -> Any:
 
 def encode_records(schema: str, records: Iterable[Mapping[str, Any]]) -> bytes:
     """Concatenated datums; ValueError quotes the record that does not fit."""
-    return b"".join(encode_each(schema, records))
+    return b"".join(encode_pieces(schema, records))
 
 
-def encode_each(schema: str, records: Iterable[Mapping[str, Any]]) -> list[bytes | bytearray]:
-    """The datum of every record, as fastavro made it: a sync event is large, and every copy of it is felt."""
-    parsed_schema, sink = parsed(schema), _Datums()
+def encode_pieces(schema: str, records: Iterable[Mapping[str, Any]]) -> list[bytes | bytearray]:
+    """The datums as fastavro wrote them, mostly one piece for each: a sync event is large, and every copy is felt."""
+    parsed_schema, sink = parsed(schema), _Pieces()
     for record in records:
         try:
             fastavro.schemaless_writer(sink, parsed_schema, record)
@@ -158,7 +158,7 @@ def encode_each(schema: str, records: Iterable[Mapping[str, Any]]) -> list[bytes
     return sink.written
 
 
-class _Datums:
+class _Pieces:
     """What fastavro writes to: keeps what comes as it comes."""
 
     def __init__(self) -> None:

@@ -1,8 +1,8 @@
-"""Which ids of slots with a tail get a row of their own.
+"""Which ids of slots with an admission rule get a row of their own.
 
-A table counts the sightings of ids without a row in memory only, so that after a restart they are counted anew. That
-would change what a tail stands for: here the counts are rows of the store, and admission is, like everything else that
-is trained, the same whether or not there was a restart.
+A table by itself counts the sightings of ids without a row in memory only, so that after a restart they are counted
+anew, and another model is learnt. Here the counts are rows of the store, and admission is, like everything else that is
+trained, the same whether or not there was a restart.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from monobeam.models.config import Config
-from monobeam.models.tails import SIGHTINGS, SLOT_SHIFT, TABLE, counter
+from monobeam.models.tails import SIGHTINGS, TABLE, counter
 from monobeam.store.bags import Bags, Keys, Mask, mix
-from monobeam.store.spec import MAX_SLOT
+from monobeam.store.spec import MAX_SLOT, SLOT_SHIFT
 from monobeam.store.store import Store
 
 Counts = npt.NDArray[np.int64]
@@ -21,38 +21,35 @@ _GOLDEN, _DRAW = 0x9E3779B97F4A7C15, 0xD1B54A32D192ED03
 
 
 class Admission:
-    """Admits ids by the rules of their slots, which are those of the table for slots without a tail.
+    """Admits ids by the rules of their slots; the table makes a row for every id that it is given.
 
-    What was counted of an id in the table ``sightings`` is void when it was not seen for its slot's ``pending``,
-    whether or not the table has dropped it by then: that depends on commits, and who is admitted must not.
+    Ids that are too old must have been dropped (``Store.expire_keys``) before they are asked about.
     """
 
     def __init__(self, config: Config, store: Store) -> None:
         self._store = store
         self._seed = config.model.seed
-        self._tailed = np.zeros(MAX_SLOT + 1, np.bool_)
+        self._ruled = np.zeros(MAX_SLOT + 1, np.bool_)
         self._counts = np.zeros(MAX_SLOT + 1, np.int64)
         self._probabilities = np.ones(MAX_SLOT + 1)
-        self._pending_s = np.zeros(MAX_SLOT + 1, np.int64)  # 0: for ever
         self._counters: dict[str, Mask] = {}  # by table, the slots that are counted there and may admit
         for slot in config.slots:
             table = counter(slot)
             if table is None:
                 continue
-            self._tailed[slot.slot] = True
+            self._ruled[slot.slot] = True
             self._counts[slot.slot] = slot.admit_count
             self._probabilities[slot.slot] = slot.admit_probability
-            self._pending_s[slot.slot] = (slot.pending_us or slot.expire_us) // 1_000_000
             if slot.admit_probability > 0:
                 self._counters.setdefault(table, np.zeros(MAX_SLOT + 1, np.bool_))[slot.slot] = True
 
     def admit(self, keys: Keys, now_s: int) -> Mask:
         """Count a sighting of each id uint64[N] at ``now_s`` seconds; which of them, bool[N], have or now get a row.
 
-        Ids of slots without a tail are left to the table.
+        Ids of slots without a rule have one.
         """
-        slots = (keys >> SLOT_SHIFT).astype(np.intp)
-        known: Mask = ~self._tailed[slots]
+        slots = (keys >> np.uint64(SLOT_SHIFT)).astype(np.intp)
+        known: Mask = ~self._ruled[slots]
         places = np.flatnonzero(~known)
         known[places] = self._store.known(TABLE, keys[places])
         for table, counted in self._counters.items():
@@ -67,8 +64,6 @@ class Admission:
         places = np.arange(len(keys))
         starts = np.flatnonzero(np.diff(keys, prepend=~keys[:1]))
         lengths = np.diff(starts, append=len(keys))
-        if table == SIGHTINGS:
-            self._drop_lapsed(keys[starts], slots[starts], now_s)
         sightings = places + np.repeat(self._store.update_counts(table, keys[starts]) + 1 - starts, lengths)
         admits = (sightings >= self._counts[slots]) & (_draws(keys, sightings, self._seed) < self._probabilities[slots])
         first = np.minimum.reduceat(np.where(admits, places, len(keys)), starts)
@@ -78,13 +73,6 @@ class Admission:
             self._count(keys[~np.repeat(promoted, lengths)], now_s)
         admitted: Mask = places >= np.repeat(first, lengths)
         return admitted
-
-    def _drop_lapsed(self, keys: Keys, slots: npt.NDArray[np.intp], now_s: int) -> None:
-        pending_s = self._pending_s[slots]
-        places = np.flatnonzero(pending_s)
-        if len(places):
-            lapsed = self._store.last_seen(SIGHTINGS, keys[places]) + pending_s[places] <= now_s
-            self._store.erase(SIGHTINGS, keys[places[lapsed]])
 
     def _count(self, keys: Keys, now_s: int) -> None:
         pulled = self._store.pull(SIGHTINGS, Bags(keys, np.arange(len(keys) + 1, dtype=np.int64)), now_s)

@@ -6,34 +6,22 @@ from typing import TYPE_CHECKING
 
 from monobeam.join.settings import JoinSettings
 from monobeam.models import tails
-from monobeam.models.tails import TABLE
-from monobeam.store.spec import StoreSpec, TableSpec
+from monobeam.store.spec import StoreSpec
 
 if TYPE_CHECKING:
     from monobeam.models.config import Config
 
 
 def store_spec(config: Config) -> StoreSpec:
-    """A table with rows [linear weight | factors] and the policies of its slots, and the tables of their tails."""
-    sparse = config.training.sparse
-    table = TableSpec(
-        name=TABLE,
-        dim=1 + config.model.dim,
-        optimizer=sparse.optimizer,
-        learning_rate=sparse.learning_rate,
-        hyper=sparse.hyper,
-        seed=config.model.seed,
-        init_scale=config.model.init_scale,
-        policies={slot.slot: tails.policy(slot) for slot in config.slots},
-        row_format=sparse.rows,
-    )
+    """The tables of the model's ids (``models.tails.tables``), in a store as the configuration says."""
     return StoreSpec(
         model=config.model.name,
-        tables=(table, *tails.tables(config)),
+        tables=tails.tables(config),
         shards=config.store.shards,
         sync_dtype=config.store.sync_dtype,
         example_retention_us=config.training.example_retention_us,
         memory_limit=config.store.memory_limit,
+        fixed={"tails": tails.fixed(config)},
     )
 
 

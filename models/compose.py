@@ -17,7 +17,7 @@ from monobeam.models.tails import TABLE, shared_fids
 from monobeam.native import hash_ints
 from monobeam.store.bags import Bags, Keys, Mask
 
-_REMAINDER_SEED, _QUOTIENT_SEED = 0x72656D61696E, 0x71756F7469656E  # fixed: shared rows are stored
+_SEEDS = 0x72656D61696E, 0x71756F7469656E  # of remainder and quotient; fixed: shared rows are stored
 
 
 class Composition(nn.Module):
@@ -34,10 +34,9 @@ class Composition(nn.Module):
     def expanded(self, bags: Bags) -> Bags:
         """The bags with two shared fids in the place of each id."""
         pairs = [
-            shared_fids(bags.keys, self._hashed(bags.keys, seed), quotient=seed == _QUOTIENT_SEED)
-            for seed in (_REMAINDER_SEED, _QUOTIENT_SEED)
+            shared_fids(bags.keys, self._hashed(bags.keys, seed), partition) for partition, seed in enumerate(_SEEDS)
         ]
-        return Bags(np.stack(pairs, 1).reshape(-1), 2 * bags.offsets)
+        return Bags(np.stack(pairs, 1).reshape(-1), len(_SEEDS) * bags.offsets)
 
     def _hashed(self, keys: Keys, seed: int) -> Keys:
         return hash_ints(np.ascontiguousarray(keys).view(np.int64), seed) % np.uint64(self._rows)

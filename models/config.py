@@ -18,14 +18,13 @@ from monobeam.join.settings import JoinSettings, Label
 from monobeam.models import addresses, bridges, optimizers, tails
 from monobeam.models.optimizers import OptimizerConfig, SparseConfig
 from monobeam.models.section import ConfigError, Section, quoted
-from monobeam.store.spec import DTYPES, ROW_FORMATS
+from monobeam.store.spec import DTYPES, MAX_SLOT, ROW_FORMATS
 
 if TYPE_CHECKING:
     from monobeam.store.spec import StoreSpec
 
 __all__ = ["Config", "ConfigError", "load", "parse"]
 
-MAX_SLOT = 2**15 - 1
 CASTS = ("string", "int", "double")
 TRANSFORMS = ("identity", "log1p")
 KINDS = ("deepfm", "fm", "lr")
@@ -206,7 +205,7 @@ def parse(text: str) -> Config:
     """Parse the text of a TOML file."""
     try:
         root = Section("", tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # tomllib's own, and Python's of a number with too many digits
         raise ConfigError(f"not TOML: {error}") from None
     lists = {key: root.tables(key) for key in ("labels", "slots", "numerics")}
     tables = {key: root.table(key) for key in ("model", "join", "training", "logs", "store", "serving")}
@@ -223,7 +222,7 @@ def parse(text: str) -> Config:
         store=store,
         serving=_closed(_serving, tables["serving"], store.sync_dtype),
     )
-    _check(config)
+    _check(config, tables["model"])
     return config
 
 
@@ -350,7 +349,7 @@ def _training(section: Section) -> TrainingConfig:
     )
 
 
-def _check(config: Config) -> None:
+def _check(config: Config, model: Section) -> None:
     """What only the sections together can tell."""
     if not config.slots:
         raise ConfigError("slots = []: a model needs at least one [[slots]]")
@@ -363,7 +362,7 @@ def _check(config: Config) -> None:
         raise ConfigError(
             'training.corrections = "skip": must be train with join.policy = "at_once", or no example is positive'
         )
-    tails.check(config)
+    tails.check(config, model)
     _distinct("labels", "name", names)
     _distinct("slots", "name", [slot.name for slot in config.slots])
     _distinct("slots", "slot", [slot.slot for slot in config.slots])

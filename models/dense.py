@@ -83,6 +83,9 @@ class DenseWeights:
 
         The state of another optimizer is left out: this one begins anew.
         """
+        for label in sorted(arrays.keys() - {f"weight/{name}" for name in self._parameters}):
+            if label.startswith("weight/"):
+                raise ValueError(f"{label}: the store holds shape {arrays[label].shape}, the model has none")
         for name, parameter in self._parameters.items():
             self._restore_weight(parameter, arrays, f"weight/{name}")
             saved = {key: arrays[f"{key}/{name}"] for key in self._keeps if f"{key}/{name}" in arrays}

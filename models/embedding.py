@@ -13,7 +13,7 @@ from monobeam.models.compose import Composition
 from monobeam.models.config import Config
 from monobeam.models.narrow import NarrowRows
 from monobeam.models.rows import Rows
-from monobeam.models.tails import TABLE
+from monobeam.models.tails import TABLE, counter
 from monobeam.store.bags import Bags, Mask
 
 
@@ -41,6 +41,7 @@ class Embedding(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self._slots = [slot.slot for slot in config.slots]
+        self._waits = any(counter(slot) is not None for slot in config.slots)  # whether ids may be without a row
         self.tails = nn.ModuleDict(
             {str(slot.slot): TAILS[slot.tail](config, slot) for slot in config.slots if slot.tail in TAILS}
         )
@@ -49,7 +50,7 @@ class Embedding(nn.Module):
         """Vectors [S, B, 1 + k] of slot-major bags: of all slots, or of those at these places in the configuration."""
         slots = self._slots if places is None else [self._slots[place] for place in places]
         each = len(bags) // len(slots)
-        if not self.tails:
+        if not self._waits:
             pooled = rows.pooled(TABLE, bags)
             return pooled.view(len(slots), each, pooled.shape[1])
         known = rows.known(bags.keys)

@@ -18,9 +18,9 @@ import pyarrow.compute as pc
 from monobeam.models.config import Config, NumericConfig, SlotConfig
 from monobeam.native import hash_column, hash_ints
 from monobeam.store.bags import Bags
+from monobeam.store.spec import SLOT_SHIFT
 
 HASH_SEED = 0  # fixed: ids are stored, so a value must keep its id for ever
-SLOT_SHIFT = 48
 MAX_CROSS_IDS = 10_000  # of one row; fixed, as training and serving must take the same ids of a row
 _VALUE_MASK = np.uint64(2**SLOT_SHIFT - 1)
 _CROSS_FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd, so that hashing the left side loses nothing

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from monobeam.models import schedules
 from monobeam.models.schedules import CONSTANT, Schedule
 from monobeam.models.section import Section
@@ -86,7 +88,7 @@ def _hyper(section: Section, key: str, default: float) -> float:
     if isinstance(default, bool):
         return float(section.boolean(key, default))
     value = section.number(key, default, low=0.0)
-    if key in BELOW_ONE and value >= 1:
+    if key in BELOW_ONE and np.float32(value) >= 1:
         raise section.error(key, "must lie in [0, 1)")
     return value
 
@@ -96,7 +98,7 @@ def _check_ftrl(section: Section, config: OptimizerConfig) -> None:
     name, hyper = config.optimizer, config.hyper
     if config.learning_rate == 0:
         raise section.error("learning_rate", f"{name} divides by it: must be above 0")
-    if config.schedule.end_rate == 0 and "end_rate" in schedules.KINDS[config.schedule.kind]:
+    if config.schedule.end_rate == 0 and config.schedule.kind in schedules.TO_END_RATE:
         raise section.error("schedule", f"{name} divides by the learning rate: end_rate must be above 0")
     if hyper["beta"] + hyper["l2"] + hyper["initial_accumulator"] == 0:
         raise section.error("beta", f"{name} would divide by 0: must be above 0, or l2, or initial_accumulator")

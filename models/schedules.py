@@ -24,6 +24,7 @@ KINDS: Mapping[str, Mapping[str, float | None]] = {
     "cosine": {"examples": None, "end_rate": 0.0},
     "inverse_sqrt": {"examples": None, "end_rate": 0.0},
 }
+TO_END_RATE = ("polynomial", "exponential", "cosine")  # those that come to it, whatever it is
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ _SIZE = re.compile(rf"(\d{{1,18}}(?:\.\d{{1,18}})?)({'|'.join(UNITS)})")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 LONGEST = "36500d"  # a century: whatever is added to a time of today stays a time
 LARGEST = 2**60
+TINIEST, GREATEST = 2.0**-126, (2 - 2.0**-23) * 2.0**127  # of float32; what is smaller counts as 0 while training
 
 
 class ConfigError(ValueError):
@@ -106,10 +107,12 @@ class Section:
     def number(
         self, key: str, default: float | None = None, *, low: float = -math.inf, high: float = math.inf
     ) -> float:
-        """A finite number in [low, high]."""
+        """A number in [low, high] that float32 holds, as it is computed with there: finite, and 0 only if it is 0."""
         value = self._take(key, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < math.inf:
-            raise self.error(key, "must be a finite number")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not _in_float32(value):
+            raise self.error(
+                key, f"must be a finite number that float32 holds: 0, or from {TINIEST:.2g} to {GREATEST:.2g} in size"
+            )
         if not low <= value <= high:
             raise self.error(
                 key, f"must be at least {low:g}" if high == math.inf else f"must lie in [{low:g}, {high:g}]"
@@ -177,6 +180,10 @@ class Section:
 
     def _path(self, key: str) -> str:
         return f"{self.name}.{key}" if self.name else key
+
+
+def _in_float32(value: float) -> bool:
+    return value == 0 or TINIEST <= abs(value) <= GREATEST
 
 
 def _is_text(value: object) -> bool:

@@ -184,6 +184,13 @@ class Table:
         Goes on where the last call ended; a budget of stats()["buckets"] looks at all. Returns the keys, sorted.
         """
 
+    def expire_keys(self, keys: AnyKeys, now: int) -> int:
+        """Erase those of the keys [N] that expire() would if it came to them now; returns how many had a row.
+
+        Called before each find_or_insert() with times that never go back, it makes all results the same whenever
+        expire() is called.
+        """
+
     def clear(self) -> None:
         """Empty the table and its history; policies stay."""
 

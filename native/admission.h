@@ -61,6 +61,12 @@ class Policies {
     return policy->admit_probability >= 1 || uniform_draw(key, n, seed_) < policy->admit_probability;
   }
 
+  // Whether such keys ever go.
+  bool forgets(uint64_t key) const {
+    const SlotPolicy* policy = find(key);
+    return policy != nullptr && (policy->expire_seconds | policy->pending_seconds) > 0;
+  }
+
   bool expired(uint64_t key, uint32_t seen, uint32_t now) const {
     const SlotPolicy* policy = find(key);
     return policy != nullptr && passed(policy->expire_seconds, seen, now);

@@ -226,6 +226,13 @@ Vector<uint64_t> expire(Table& table, int64_t now, int64_t budget) {
   return to_array(keys);
 }
 
+size_t expire_keys(Table& table, const Array& keys, int64_t now) {
+  const auto in = keys_of(keys);
+  const uint32_t at = seconds(now, "now");
+  nb::gil_scoped_release release;
+  return table.expire_keys(in, at);
+}
+
 size_t erase(Table& table, const Array& keys) {
   const auto in = keys_of(keys);
   nb::gil_scoped_release release;
@@ -372,6 +379,7 @@ NB_MODULE(_core, m) {
       .def("import_values", import_values, "keys"_a, "values"_a)
       .def("erase", erase, "keys"_a)
       .def("expire", expire, "now"_a, "budget"_a)
+      .def("expire_keys", expire_keys, "keys"_a, "now"_a)
       .def("clear", &Table::clear, nb::call_guard<nb::gil_scoped_release>())
       .def("keys", key_list<&Table::keys>)
       .def("check", &Table::check, nb::call_guard<nb::gil_scoped_release>())

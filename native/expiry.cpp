@@ -55,6 +55,31 @@ std::vector<uint64_t> Table::expire(uint32_t now, uint64_t budget) {
   return gone;
 }
 
+size_t Table::expire_keys(Span<const uint64_t> keys, uint32_t now) {
+  const auto turn = lock_.turn();
+  if (policies_.none() || index_.size() == 0) return 0;
+  size_t expired = 0;
+  uint64_t mortal[kSlice];
+  uint32_t handles[kSlice];
+  std::vector<uint64_t> gone;
+  for (size_t first = 0; first < keys.size; first += slice_) {
+    const uint64_t* some = keys.data + first;
+    const uint64_t* end = std::copy_if(some, some + std::min(slice_, keys.size - first), mortal,
+                                       [&](uint64_t key) { return policies_.forgets(key); });
+    const Span<const uint64_t> these = {mortal, static_cast<size_t>(end - mortal)};
+    find_rows(index_, these, nullptr, handles);  // so that their buckets are near
+    gone.clear();
+    for (const uint64_t key : these) {
+      const Entry entry = index_.get(key);
+      if (entry.row != kEmpty && due(key, entry.row, entry.seen, now)) gone.push_back(key);
+    }
+    if (gone.empty()) continue;
+    const auto section = lock_.exclusive();
+    for (const uint64_t key : gone) expired += remove(key);
+  }
+  return expired;
+}
+
 bool Table::due(uint64_t key, uint32_t field, uint32_t seen, uint32_t now) const {
   return is_row(field) ? policies_.expired(key, seen, now) : policies_.lapsed(key, seen, now);
 }

@@ -74,17 +74,13 @@ MONOBEAM_INLINE void choose(const Buckets::View& view, const uint64_t* keys, siz
   }
 }
 
-// Free of branches: what is asked for next is chosen, not jumped to.
-template <bool kWithRows>
-MONOBEAM_INLINE void look_first(const Buckets::View& view, const uint64_t* keys, size_t count, const RowAccess& access,
-                                Group& group, uint32_t* handles) {
+// Free of branches, as which bucket a key is in cannot be foreseen: the second one is asked for in any case.
+MONOBEAM_INLINE void look_first(const Buckets::View& view, const uint64_t* keys, size_t count, Group& group,
+                                uint32_t* handles) {
   size_t rest = 0;
   for (size_t i = 0; i < count; ++i) {
     const uint32_t field = view.buckets[group.first[i]].get(keys[i]);
-    const void* bucket = &view.buckets[group.second[i]];
-    const void* row = kWithRows ? access.rows + (is_row(field) ? field : 0) * access.stride : bucket;
-    __builtin_prefetch(field == kEmpty ? bucket : row);
-    if (kWithRows && access.bytes > 64 && is_row(field)) prefetch_row(access, field);
+    __builtin_prefetch(&view.buckets[group.second[i]]);
     handles[i] = field;
     group.left[rest] = static_cast<uint32_t>(i);
     rest += field == kEmpty;
@@ -92,36 +88,29 @@ MONOBEAM_INLINE void look_first(const Buckets::View& view, const uint64_t* keys,
   group.rest = rest;
 }
 
-template <bool kWithRows>
+// With `access`, asks for the rows as well.
 MONOBEAM_INLINE void look_second(const Buckets& index, const Buckets::View& view, const uint64_t* keys, size_t count,
-                                 const RowAccess& access, const Group& group, uint32_t* handles) {
+                                 const RowAccess* access, const Group& group, uint32_t* handles) {
   for (size_t k = 0; k < group.rest; ++k) {
     const uint32_t i = group.left[k];
     uint32_t field = view.buckets[group.second[i]].get(keys[i]);
     if (__builtin_expect(field == kEmpty, 0)) field = index.overflowing(keys[i]);
-    if (kWithRows) prefetch_row(access, is_row(field) ? field : 0);
     handles[i] = field;
   }
   for (size_t i = 0; i < count; ++i) handles[i] = is_row(handles[i]) ? handles[i] : kEmpty;
-}
-
-template <bool kWithRows>
-MONOBEAM_INLINE void find_groups(const Buckets& index, Span<const uint64_t> keys, const RowAccess access,
-                                 uint32_t* handles) {
-  const Buckets::View view = index.view();
-  pipeline(
-      keys.size, MONOBEAM_STEP { choose(view, keys.data + first, count, nullptr, group); },
-      MONOBEAM_STEP { look_first<kWithRows>(view, keys.data + first, count, access, group, handles + first); },
-      MONOBEAM_STEP { look_second<kWithRows>(index, view, keys.data + first, count, access, group, handles + first); });
+  if (access == nullptr) return;
+  for (size_t i = 0; i < count; ++i) {
+    if (handles[i] != kEmpty) prefetch_row(*access, handles[i]);
+  }
 }
 
 MONOBEAM_WIDTHS void find_all(const Buckets& index, Span<const uint64_t> keys, const RowAccess* access,
                               uint32_t* handles) {
-  if (access != nullptr) {
-    find_groups<true>(index, keys, *access, handles);
-  } else {
-    find_groups<false>(index, keys, {}, handles);
-  }
+  const Buckets::View view = index.view();
+  pipeline(
+      keys.size, MONOBEAM_STEP { choose(view, keys.data + first, count, nullptr, group); },
+      MONOBEAM_STEP { look_first(view, keys.data + first, count, group, handles + first); },
+      MONOBEAM_STEP { look_second(index, view, keys.data + first, count, access, group, handles + first); });
 }
 
 MONOBEAM_WIDTHS void copy_all(const Buckets& index, Span<const uint64_t> keys, const RowAccess access,
@@ -130,8 +119,8 @@ MONOBEAM_WIDTHS void copy_all(const Buckets& index, Span<const uint64_t> keys, c
   const size_t dim = access.bytes / sizeof(float);
   pipeline(
       keys.size, MONOBEAM_STEP { choose(view, keys.data + first, count, nullptr, group); },
-      MONOBEAM_STEP { look_first<true>(view, keys.data + first, count, access, group, handles + first); },
-      MONOBEAM_STEP { look_second<true>(index, view, keys.data + first, count, access, group, handles + first); },
+      MONOBEAM_STEP { look_first(view, keys.data + first, count, group, handles + first); },
+      MONOBEAM_STEP { look_second(index, view, keys.data + first, count, &access, group, handles + first); },
       MONOBEAM_STEP {
         for (size_t i = first; i < first + count; ++i) copy_or_zeros(access, handles[i], out + i * dim);
       });

@@ -153,6 +153,11 @@ class Table {
   // keys outside of buckets, which are hardly any unless somebody chose keys for that.
   std::vector<uint64_t> expire(uint32_t now, uint64_t budget);
 
+  // Erases those of `keys` that expire() would if it came to their buckets now. Returns how many had a row. Whoever
+  // calls it before each find_or_insert() at a time that never goes back gets results that do not depend on when
+  // expire() is called.
+  size_t expire_keys(Span<const uint64_t> keys, uint32_t now);
+
   // Back to an empty table without history; policies stay. Waits for a running save().
   void clear();
 

@@ -38,7 +38,7 @@ class TableChange(NamedTuple):
 
 
 def encode(table: int, change: Change) -> Iterator[memoryview]:
-    """A change cut into chunks; take one before the next is made, and its memory is used again."""
+    """A change cut into chunks, made one by one: who lets go of each before the next needs memory for one alone."""
     row_bytes = change.rows.shape[1]
     step = max(1, CHUNK_BYTES // (8 + row_bytes))
     for start in range(0, len(change.keys), step):

@@ -49,7 +49,11 @@ class SeenExamples:
             self._table.import_rows(block.keys, _rows(block))
 
     def mark(self, keys: Keys, now_s: int) -> npt.NDArray[np.bool_]:
-        """Which of the keys (bool[N]) are seen for the first time, here or earlier in the same array; marks them."""
+        """Which of the keys (bool[N]) are seen for the first time, here or earlier in the same array; marks them.
+
+        A key is forgotten, whether or not the sweep has come to it, if its time had passed before this call.
+        """
+        self._table.expire_keys(keys, self._clock_s)
         unseen: npt.NDArray[np.bool_] = np.asarray(self._table.find(keys)) == NONE
         before = len(self._table)
         self.restore(_at(now_s, keys[unseen]))
@@ -58,6 +62,7 @@ class SeenExamples:
             repeated[np.unique(keys, return_index=True)[1]] = False
             unseen &= ~repeated
         self._new.append(_at(now_s, keys[unseen]))
+        self._clock_s = max(self._clock_s, now_s)
         return unseen
 
     def new(self) -> SeenKeys:
@@ -73,7 +78,8 @@ class SeenExamples:
 
     def expire(self, now_s: int, budget: int) -> None:
         """Forget keys first seen a retention ago or longer; looks at up to ``budget`` buckets."""
-        self._table.expire(now_s, budget)
+        self._clock_s = max(self._clock_s, now_s)
+        self._table.expire(self._clock_s, budget)
         self._table.clear_touched()
 
 

@@ -73,6 +73,11 @@ class Shard:
         """Drop rows unseen for longer than their policy says; looks at up to ``budget`` buckets of each table."""
         return sum(len(table.expire(now_s, budget)) for table in self.tables.values())
 
+    def expire_keys(self, keys: Keys, now_s: int) -> None:
+        """Drop those rows of these ids that ``expire`` would drop if it came to them."""
+        for table in self.tables.values():
+            table.expire_keys(keys, now_s)
+
 
 def _change(table: Table) -> Change:
     keys = table.touched()
@@ -91,20 +96,10 @@ def known(table: Table, keys: Keys) -> Mask:
 
 def update_counts(table: Table, keys: Keys) -> npt.NDArray[np.int64]:
     """How often the row of each id was updated, int64[N]; 0 for ids without one."""
-    return _noted(table, keys, np.s_[-8:], "<i8")
-
-
-def last_seen(table: Table, keys: Keys) -> npt.NDArray[np.int64]:
-    """When the row of each id was last sighted, int64[N] seconds; 0 for ids without one."""
-    return _noted(table, keys, np.s_[-16:-12], "<u4")
-
-
-def _noted(table: Table, keys: Keys, place: slice, dtype: str) -> npt.NDArray[np.int64]:
-    """A number that stands at a place in the bytes of each row; 0 for ids without one."""
-    numbers, have = np.zeros(len(keys), np.int64), known(table, keys)
+    counts, have = np.zeros(len(keys), np.int64), known(table, keys)
     rows = table.export_rows(keys[have]).reshape(-1, table.row_bytes)
-    numbers[have] = rows[:, place].copy().view(dtype)[:, 0]
-    return numbers
+    counts[have] = rows[:, -8:].copy().view("<i8")[:, 0]
+    return counts
 
 
 def lookup(table: Table, keys: Keys) -> Floats:

@@ -9,7 +9,7 @@ from typing import Any
 
 DTYPES = ("fp32", "fp16", "bf16")
 ROW_FORMATS = (*DTYPES, "int8")  # of rows in memory; those in int8 cannot learn
-MAX_SLOT = 2**15 - 1
+SLOT_SHIFT, MAX_SLOT = 48, 2**15 - 1  # bits of an id below its slot
 DAY_US = 86_400_000_000
 
 
@@ -67,6 +67,7 @@ class StoreSpec:
 
     ``sync_dtype`` is the encoding of values in sync events; an example key is remembered for ``example_retention_us``.
     All tables of all shards, and the set of example keys, use at most ``memory_limit`` bytes together (0: no limit).
+    ``fixed``: whatever else stored rows depend on, as JSON values by name.
     """
 
     model: str
@@ -75,6 +76,7 @@ class StoreSpec:
     sync_dtype: str = "fp32"
     example_retention_us: int = 7 * DAY_US
     memory_limit: int = 0
+    fixed: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 
     def __post_init__(self) -> None:
         names = [table.name for table in self.tables]
@@ -103,21 +105,26 @@ class StoreSpec:
             }
             for table in sorted(self.tables, key=lambda table: table.name)
         }
-        return {"model": self.model, "shards": self.shards, "tables": tables}
+        return {"model": self.model, "shards": self.shards, "tables": tables, **self.fixed}
 
 
 def check_fingerprint(uri: str, stored: Mapping[str, Any], given: Mapping[str, Any]) -> None:
     """Raise SpecError, naming both values of everything that differs, unless the two are equal."""
-    was, now = dict(_leaves(stored)), dict(_leaves(given))
-    differing = [path for path in sorted(was.keys() | now.keys()) if was.get(path) != now.get(path)]
+    differing = ", ".join(_differences(stored, given))
     if differing:
-        pairs = ", ".join(f"{path} is {was.get(path)!r} there and {now.get(path)!r} here" for path in differing)
-        raise SpecError(f"{uri} holds another store: {pairs}; open it with its own specification, or use another place")
+        raise SpecError(
+            f"{uri} holds another store: {differing}; open it with its own specification, or use another place"
+        )
 
 
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
+def _differences(there: Mapping[str, Any], here: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for key in sorted(there.keys() | here.keys()):
+        path, was, now = prefix + key, there.get(key), here.get(key)
+        if isinstance(was, Mapping) and isinstance(now, Mapping):
+            yield from _differences(was, now, f"{path}.")
+        elif key not in there:
+            yield f"{path} is not there" + ("" if isinstance(now, Mapping) else f", and {now!r} here")
+        elif key not in here:
+            yield f"{path} is " + ("there" if isinstance(was, Mapping) else f"{was!r} there") + ", and not here"
+        elif was != now:
+            yield f"{path} is {was!r} there and {now!r} here"

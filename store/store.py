@@ -18,10 +18,11 @@ from monobeam.store.changes import Change, values_of
 from monobeam.store.manifest import Manifest
 from monobeam.store.room import TableRoom
 from monobeam.store.seen import SeenExamples
-from monobeam.store.shard import Handles, Shard, known, last_seen, lookup, update_counts
+from monobeam.store.shard import Handles, Shard, known, lookup, update_counts
 from monobeam.store.spec import StoreSpec, check_fingerprint
 from monobeam.store.sync import SyncEvent, TableChange
 
+ALL = 2**62  # buckets: more than there can be
 _T = TypeVar("_T", np.bool_, np.int64)
 
 
@@ -104,10 +105,6 @@ class Store:
         """How often the row of each id was updated, int64[N]; 0 for ids without one."""
         return self._each(table, keys, update_counts, np.int64)
 
-    def last_seen(self, table: str, keys: Keys) -> npt.NDArray[np.int64]:
-        """When the row of each id was last pulled, int64[N] seconds; 0 for ids without one."""
-        return self._each(table, keys, last_seen, np.int64)
-
     def erase(self, table: str, keys: Keys) -> None:
         """Drop the rows of ids, as far as there are any."""
         with self.lock:
@@ -189,21 +186,26 @@ class Store:
         """What commits changed in a shard since an epoch."""
         return self._backend.changed(shard, since_epoch)
 
-    def expire(self, now_s: int, budget: int) -> int:
+    def expire(self, now_s: int, budget: int = ALL) -> int:
         """Drop rows and example keys that are too old, in up to ``budget`` buckets per table; the number of rows."""
         with self.lock:
             self._seen.expire(now_s, budget)
             return sum(shard.expire(now_s, budget) for shard in self._shards)
 
-    def update_count_sum(self) -> int:
-        """How often live rows were updated: the number of ids trained on, if each has one row and none was deleted."""
+    def expire_keys(self, keys: Keys, now_s: int) -> None:
+        """Drop the rows of these ids that are too old, in every table.
+
+        Before ids are pulled, at times that never go back, this makes all that is pulled independent of when and how
+        far ``expire`` sweeps. Handles of an earlier ``pull`` end.
+        """
         with self.lock:
-            return sum(table.update_count_sum for shard in self._shards for table in shard.tables.values())
+            for shard, places in zip(self._shards, self._places(keys), strict=True):
+                shard.expire_keys(keys[places], now_s)
 
     @property
     def rows(self) -> int:
-        """The number of rows."""
-        return sum(len(table) for shard in self._shards for table in shard.tables.values())
+        """The number of rows in the tables that replicas have: without sightings of ids that have none."""
+        return sum(len(shard.tables[name]) for shard in self._shards for name, of in self._tables.items() if of.synced)
 
     @property
     def memory_bytes(self) -> int:
@@ -250,6 +252,8 @@ class Store:
         return found
 
     def _places(self, keys: Keys) -> list[npt.NDArray[np.intp]]:
+        if len(self._shards) == 1:
+            return [np.arange(len(keys))]
         owners = shard_of(keys, len(self._shards))
         return [np.flatnonzero(owners == number) for number in range(len(self._shards))]
 

@@ -22,6 +22,7 @@ from apache_beam.utils.timestamp import Duration
 from monobeam.logs import block, schemas
 from monobeam.logs.log import records
 from monobeam.models.config import Config
+from monobeam.models.memory import keep_freed_memory
 from monobeam.models.trainer import Trainer
 from monobeam.models.window import BlockReport
 from monobeam.store import sync
@@ -87,6 +88,7 @@ def _trainer(settings: TrainSettings) -> Trainer:
     """The trainer of this process on the store: one, whatever the number of partitions and DoFn instances."""
     with _lock:
         if settings.store not in _trainers:
+            keep_freed_memory()
             store = Store(settings.config.store_spec(), open_backend(settings.store))
             _trainers[settings.store] = Trainer(settings.config, store)
         return _trainers[settings.store]

@@ -9,6 +9,7 @@ from monobeam.models.trainer import Trainer
 from monobeam.store.backend import open_backend
 from monobeam.store.store import Store
 from tests.models.streams import block, config
+from tests.store.counts import update_count_sum
 
 COUNTERS = {
     "impressions": 100,
@@ -81,7 +82,7 @@ def test_updates_of_a_store_with_tails_are_the_ids_trained_on(tmp_path: Path) ->
         ids += trainer.train(block([1, 0, 1], features, 1 + 3 * offset), 0, offset).ids
     trainer.commit(1)
     assert checks.updates_in_store(settings, store) == ids == 45
-    assert trainer.store.update_count_sum() > ids
+    assert update_count_sum(trainer.store) > ids
     trainer.store.close()
 
 

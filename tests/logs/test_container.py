@@ -12,11 +12,11 @@ from monobeam.logs.container import (
     ContainerError,
     Header,
     Incomplete,
+    block_parts,
     compress,
     decode_header,
     decode_long,
     decompress,
-    encode_block,
     encode_header,
     encode_long,
     scan,
@@ -85,7 +85,7 @@ def test_scanning_finds_whole_blocks_whatever_their_size(blocks: list[tuple[int,
     data, expected = b"head", []
     for count, size in blocks:
         start = len(data)
-        data += encode_block(count, b"\x80" * size, header)
+        data += b"".join(block_parts(count, b"\x80" * size, header))
         expected.append((count, start, len(data)))
     size = max(4, len(data) - missing)
     assert scanned(data, 4, size) == [block for block in expected if block[2] <= size]
@@ -93,7 +93,7 @@ def test_scanning_finds_whole_blocks_whatever_their_size(blocks: list[tuple[int,
 
 def test_damage_in_the_middle_is_told_from_a_torn_end() -> None:
     header = Header("", "null", SYNC, 0)
-    first, second = encode_block(3, b"abc", header), encode_block(4, b"defg", header)
+    first, second = b"".join(block_parts(3, b"abc", header)), b"".join(block_parts(4, b"defg", header))
     for at in (0, 1, len(first) - 1):
         damaged = first[:at] + bytes([first[at] ^ 0xFF]) + first[at + 1 :]
         if at:  # a count is not checked by anything

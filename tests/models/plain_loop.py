@@ -95,7 +95,7 @@ class PlainLoop:
         self.model.fm.bias.data.fill_(math.log(self.positives / self.negatives))
 
     def _admit(self, key: int, slot: SlotConfig) -> bool:
-        if slot.tail == "none":
+        if slot.admit_count < 2 and slot.admit_probability == 1:
             return True
         self.sightings[key] += 1
         draw = uniform_draw(key, self.sightings[key], self.config.model.seed)
@@ -155,6 +155,6 @@ class Pull:
 def shared(key: int, slot: SlotConfig) -> list[int]:
     """The shared rows of an id, as docs/formats.md says."""
     return [
-        1 << 63 | slot.slot << 33 | partition << 32 | hash_int(key, seed) % slot.tail_rows
+        1 << 63 | slot.slot << 33 | partition << 30 | hash_int(key, seed) % slot.tail_rows
         for partition, seed in enumerate((0x72656D61696E, 0x71756F7469656E))
     ]

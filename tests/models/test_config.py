@@ -11,6 +11,7 @@ from monobeam.models import addresses
 from monobeam.models.config import ConfigError, NumericConfig, SlotConfig, load, parse
 from monobeam.models.schedules import CONSTANT
 from monobeam.store.backend import open_backend
+from monobeam.store.spec import SlotPolicy
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "movielens" / "model.toml"
 
@@ -68,12 +69,12 @@ def test_the_example_is_a_sound_configuration() -> None:
     assert config == load(EXAMPLE)
 
 
-def test_the_store_has_one_table_with_a_row_of_weight_and_factors() -> None:
+def test_the_store_has_a_table_with_a_row_of_weight_and_factors_and_one_of_sightings() -> None:
     spec = parse(SMALL).store_spec()
-    (table,) = spec.tables
+    table, sightings = spec.tables
     assert (spec.model, table.dim, table.optimizer, table.hyper["l1"]) == ("shop", 11, "ftrl", 0.1)
-    assert table.policies[9].admit_count == 3
-    assert table.policies[9].expire_us == 7 * 86_400_000_000
+    assert table.policies[9] == sightings.policies[9] == SlotPolicy(expire_us=7 * 86_400_000_000)
+    assert (sightings.dim, sightings.synced) == (0, False)
 
 
 def test_the_join_gets_its_settings() -> None:
@@ -215,8 +216,7 @@ def test_serving_keeps_rows_as_they_come_unless_told_otherwise() -> None:
 
 
 def test_rows_that_learn_have_a_format() -> None:
-    (table,) = parse(SMALL.replace("l1 = 0.1", 'rows = "bf16"')).store_spec().tables
-    assert table.row_format == "bf16"
+    assert parse(SMALL.replace("l1 = 0.1", 'rows = "bf16"')).store_spec().tables[0].row_format == "bf16"
     assert parse(SMALL).store_spec().tables[0].row_format == "fp32"
 
 

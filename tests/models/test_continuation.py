@@ -21,9 +21,9 @@ SCHEDULES = [
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-@pytest.mark.parametrize("optimizer", ["sgd", "adagrad", "adam"])
+@pytest.mark.parametrize("optimizer", ['"sgd"', '"sgd", momentum = 0.9', '"adagrad"', '"adam"'])
 def test_every_dense_optimizer_continues_where_it_was(optimizer: str, schedule: str) -> None:
-    dense = f'dense = {{ optimizer = "{optimizer}", clip_norm = 1, schedule = {{ {schedule} }} }}'
+    dense = f"dense = {{ optimizer = {optimizer}, clip_norm = 1, schedule = {{ {schedule} }} }}"
     goes_on_where_it_was(config(["user"], "dim = 2\nhidden = [4]", dense))
 
 

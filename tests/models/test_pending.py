@@ -25,14 +25,20 @@ def of_user(rule: str) -> Config:
     return config(["user"], "dim = 2\nhidden = [4]", of_slots={"user": rule})
 
 
-def test_it_goes_to_the_tables() -> None:
-    (table,) = of_user(RULE).store_spec().tables
-    assert table.policies == {1: SlotPolicy(3, 1.0, 100_000_000, 10_000_000)}
-    own, counts = of_user(f"{RULE}\n{COMPOSE}").store_spec().tables
-    assert own.policies == {1: SlotPolicy(expire_us=100_000_000)}
-    assert counts.policies == {1: SlotPolicy(expire_us=10_000_000)}
-    own, counts = of_user(f"admit_count = 3\nexpire = '100s'\n{COMPOSE}").store_spec().tables
-    assert own.policies == counts.policies == {1: SlotPolicy(expire_us=100_000_000)}
+@pytest.mark.parametrize("tail", ["", COMPOSE])
+@pytest.mark.parametrize(
+    ("rule", "expire_s", "pending_s"),
+    [
+        (RULE, 100, 10),
+        ("admit_count = 3\nexpire = '100s'", 100, 100),
+        ("admit_count = 3", 0, 30 * 86_400),
+        ("", 0, 30 * 86_400),  # sightings may be left from a rule that there was
+    ],
+)
+def test_it_goes_to_the_tables(tail: str, rule: str, expire_s: int, pending_s: int) -> None:
+    own, counts = of_user(f"{rule}\n{tail if rule else ''}").store_spec().tables
+    assert own.policies == {1: SlotPolicy(expire_us=expire_s * 1_000_000)}
+    assert counts.policies == {1: SlotPolicy(expire_us=pending_s * 1_000_000)}
 
 
 @pytest.mark.parametrize("tail", ["", COMPOSE])
@@ -55,13 +61,13 @@ def test_counts_in_the_store_are_those_of_the_table_whenever_rows_expire(rule: s
     given = of_user(f"{rule}\n{forgets}\n{COMPOSE}")
     slot = given.slots[0]
     native = Table(1, "sgd", {}, given.model.seed, 0.0)
-    native.set_policy(
-        1, slot.admit_count, slot.admit_probability, pending_seconds=(slot.pending_us or slot.expire_us) // 10**6
-    )
+    native.set_policy(1, slot.admit_count, slot.admit_probability, slot.expire_us // 10**6, slot.pending_us // 10**6)
     store = Store(given.store_spec(), MemoryBackend())
     admission, rng, waited = Admission(given, store), np.random.default_rng(2), 0
     for now_s in range(0, 400, 2):
         keys = np.uint64(1 << 48) | rng.integers(0, 60, 8).astype(np.uint64)
+        native.expire_keys(keys, now_s)
+        store.expire_keys(keys, now_s)
         expected = native.find_or_insert(keys, now_s) != NONE
         known = admission.admit(keys, now_s)
         # A call of the table tells of each sighting in turn, which is what the trainer's counts do.
@@ -69,7 +75,7 @@ def test_counts_in_the_store_are_those_of_the_table_whenever_rows_expire(rule: s
         admitted = keys[known]
         store.pull(TABLE, Bags(admitted, np.arange(len(admitted) + 1)), now_s)
         waited += int((~known).sum())
-        store._shards[0].tables[SIGHTINGS].expire(now_s, expiry)
+        store.expire(now_s, expiry)
     assert waited > 100
     assert len(native) > 5
 

@@ -24,17 +24,20 @@ from monobeam.store.backend import Backend, open_backend
 from monobeam.store.bags import Bags
 from monobeam.store.dense import decode
 from monobeam.store.memory import MemoryBackend
+from monobeam.store.spec import SpecError
 from monobeam.store.store import Store
 from tests.models.plain_loop import PlainLoop
 from tests.models.streams import START_US, block, config
+from tests.models.trainers import rows_of
 
-MODEL = "dim = 5\nhidden = [8]\nseed = 3\ntail_dim = 2"
+MODEL = "dim = 5\nhidden = [8]\nseed = 3"
 TRAINING = "sparse = { learning_rate = 0.1 }\ndense = { learning_rate = 0.01 }"
 COMPOSE, NARROW_TAIL = 'tail = "compose"\ntail_rows = 7', 'tail = "narrow"'
 
 
 def tailed(**slots: str) -> Config:
-    return config(["user", "item", "tags", "shop"], MODEL, TRAINING, ["price"], slots)
+    narrow = "\ntail_dim = 2" if any(NARROW_TAIL in rule for rule in slots.values()) else ""
+    return config(["user", "item", "tags", "shop"], MODEL + narrow, TRAINING, ["price"], slots)
 
 
 BOTH = tailed(
@@ -46,6 +49,7 @@ CONFIGS = {
     "both": BOTH,
     "compose": tailed(user=f"{COMPOSE}\nadmit_count = 4", tags=f"{COMPOSE}\nadmit_probability = 0"),
     "narrow": tailed(item=f"{NARROW_TAIL}\nadmit_probability = 0", tags=f"{NARROW_TAIL}\nadmit_count = 5"),
+    "none": tailed(item="admit_count = 2\nadmit_probability = 0.5", tags="admit_count = 4"),
 }
 
 
@@ -78,16 +82,6 @@ def trained(settings: Config, blocks: Sequence[pa.RecordBatch]) -> Trainer:
     for offset, each in enumerate(blocks):
         trainer.train(each, 0, offset)
     return trainer
-
-
-def rows_of(trainer: Trainer) -> dict[tuple[str, int], bytes]:
-    """Every row of every table: embedding, optimizer state, times and counts."""
-    return {
-        (name, int(key)): row.tobytes()
-        for shard in trainer.store._shards
-        for name, table in shard.tables.items()
-        for key, row in zip(table.keys(), table.export_rows(table.keys()), strict=True)
-    }
 
 
 def dense_of(trainer: Trainer) -> dict[str, bytes]:
@@ -123,7 +117,7 @@ def test_parameters_are_those_of_a_plain_torch_loop_bit_for_bit(kinds: str) -> N
             found = trainer.store.lookup(name, Bags(keys, np.arange(len(keys) + 1)))
             assert np.array_equal(found, torch.stack([plain.rows[name][key] for key in keys.tolist()]).numpy())
     found_dense = dense_of(trainer)
-    assert any("projection" in name for name in found_dense) == (kinds != "compose")
+    assert any("projection" in name for name in found_dense) == (kinds in ("both", "narrow"))
     for name, parameter in plain.model.named_parameters():
         assert found_dense[f"weight/{name}"] == parameter.detach().numpy().tobytes(), name
     waiting = {key for key in plain.sightings if key not in plain.admitted}
@@ -171,7 +165,7 @@ def test_several_shards_equal_one_bit_for_bit(kinds: str) -> None:
     assert dense_of(trained(several, BLOCKS)) == dense_of(trained(one, BLOCKS))
 
 
-@pytest.mark.parametrize("kinds", CONFIGS)
+@pytest.mark.parametrize("kinds", ["both", "compose", "narrow"])
 def test_update_counts_add_up_to_the_ids_trained_on(kinds: str) -> None:
     settings, blocks = CONFIGS[kinds], stream(40)
     trainer, counts = opened(settings), Counter[int]()
@@ -182,7 +176,7 @@ def test_update_counts_add_up_to_the_ids_trained_on(kinds: str) -> None:
         counted = counts_ids(settings, table, keys)
         counts.update({key: updates[key] for key in keys[counted].tolist()})
         total += sum(updates[key] for key in keys[counted].tolist())
-        of_partition = [[updates[key] for key in updates if key >> 63 and key >> 32 & 1 == p] for p in (0, 1)]
+        of_partition = [[updates[key] for key in updates if key >> 63 and key >> 30 & 7 == p] for p in (0, 1)]
         assert sum(of_partition[0]) == sum(of_partition[1])
     ids = ids_in(settings, blocks)
     assert total == sum(report.ids for report in reports) == ids.total()
@@ -193,8 +187,8 @@ def test_update_counts_add_up_to_the_ids_trained_on(kinds: str) -> None:
 @pytest.mark.parametrize(
     "rule", ["admit_count = 3", "admit_probability = 0.2", "admit_count = 2\nadmit_probability = 0.4"]
 )
-@pytest.mark.parametrize("tail", [COMPOSE, NARROW_TAIL])
-def test_a_tail_admits_the_ids_that_the_table_would(tail: str, rule: str) -> None:
+@pytest.mark.parametrize("tail", ["", COMPOSE, NARROW_TAIL])
+def test_a_slot_with_whatever_tail_admits_the_ids_that_the_table_would(tail: str, rule: str) -> None:
     settings, blocks = tailed(tags=f"{tail}\n{rule}"), stream(12)
     slot = settings.slots[2]
     native = Table(1, "sgd", {}, settings.model.seed, 0.0)
@@ -208,7 +202,7 @@ def test_a_tail_admits_the_ids_that_the_table_would(tail: str, rule: str) -> Non
         assert not (trainer.store.known(TABLE, keys) & (native.find(keys) == NONE)).any()
     pending = native.stats()["pending"]
     assert pending > 0
-    assert len(update_counts(trainer)[SIGHTINGS]) == (pending if tail == COMPOSE else 0)
+    assert len(update_counts(trainer)[SIGHTINGS]) == (0 if tail == NARROW_TAIL else pending)
 
 
 def test_occurrences_of_one_block_are_sightings_in_order() -> None:
@@ -303,9 +297,9 @@ def test_idle_ids_of_a_tail_are_forgotten_and_shared_rows_stay() -> None:
 
 
 def test_the_tables_are_those_that_the_tails_need() -> None:
-    assert tables(tailed()) == ()
-    assert [spec.name for spec in tailed().store_spec().tables] == [TABLE]
-    assert [(spec.name, spec.dim, spec.synced) for spec in tables(BOTH)] == [(NARROW, 3, True), (SIGHTINGS, 0, False)]
+    own, narrow, sightings = (TABLE, 6, True), (NARROW, 3, True), (SIGHTINGS, 0, False)
+    assert [(spec.name, spec.dim, spec.synced) for spec in tables(tailed())] == [own, sightings]
+    assert [(spec.name, spec.dim, spec.synced) for spec in BOTH.store_spec().tables] == [own, narrow, sightings]
     assert set(TAILS) | {"none"} == set(KINDS)
 
 
@@ -318,11 +312,14 @@ def test_the_tables_are_those_that_the_tails_need() -> None:
             'slots[0].tail = "compose": every id would get its own row at once: needs admit_count from 2',
         ),
         ('tail = "narrow"\nadmit_count = 1', 'slots[0].tail = "narrow": every id would get'),
-        ('tail = "narrow"\nadmit_count = 2\ntail_rows = 9', 'slots[0].tail_rows = 9: only tail = "compose" has'),
-        ("tail_rows = 9", 'slots[0].tail_rows = 9: only tail = "compose" has'),
+        (
+            'tail = "narrow"\nadmit_count = 2\ntail_rows = 9',
+            'slots[0].tail_rows = 9: tail = "narrow" has no shared rows',
+        ),
+        ("tail_rows = 9", 'slots[0].tail_rows = 9: tail = "none" has no shared rows'),
         (
             'tail = "compose"\nadmit_count = 2\ntail_rows = 0',
-            "slots[0].tail_rows = 0: must be a whole number from 1 to",
+            "slots[0].tail_rows = 0: must be a whole number from 1 to 1073741824",
         ),
     ],
 )
@@ -336,7 +333,63 @@ def test_narrow_is_narrower_than_wide() -> None:
     with pytest.raises(ConfigError, match=r"model\.tail_dim = 4: must be below model\.dim, 4, to be narrow"):
         config(["user"], "dim = 4", of_slots={"user": f"{NARROW_TAIL}\nadmit_count = 2"})
     assert config(["user"], "dim = 2").model.tail_dim == 4  # of no use there
+    with pytest.raises(ConfigError, match=r'model\.tail_dim = 2: no slot has tail = "narrow"'):
+        config(["user"], "dim = 4\ntail_dim = 2", of_slots={"user": f"{COMPOSE}\nadmit_count = 2"})
 
 
 def test_the_default_number_of_shared_rows() -> None:
     assert tailed(user='tail = "compose"\nadmit_count = 2').slots[0].tail_rows == 1000
+
+
+RULE = "admit_count = 3"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        (RULE, f"{RULE}\n{COMPOSE}", "tails.1 is not there, and 'compose of 7 rows' here"),
+        (f"{RULE}\n{COMPOSE}", RULE, "tails.1 is 'compose of 7 rows' there, and not here"),
+        (f"{RULE}\n{COMPOSE}", f"{RULE}\n{NARROW_TAIL}", "tails.1 is 'compose of 7 rows' there and 'narrow' here"),
+        (f"{RULE}\n{NARROW_TAIL}", RULE, "tails.1 is 'narrow' there, and not here"),
+        (f"{RULE}\n{COMPOSE}", f"{RULE}\n{COMPOSE}0", "is 'compose of 7 rows' there and 'compose of 70 rows' here"),
+    ],
+)
+def test_a_tail_cannot_be_changed(before: str, after: str, said: str) -> None:
+    """Though another slot has the same tables: what was learnt of one tail means nothing to another."""
+    others, backend = {"item": f"{RULE}\n{COMPOSE}", "tags": f"{RULE}\n{NARROW_TAIL}"}, MemoryBackend()
+    trainer = opened(tailed(user=before, **others), backend)
+    trainer.train(BLOCKS[0], 0, 0)
+    trainer.commit(START_US)
+    trainer.store.close()
+    with pytest.raises(SpecError) as error:
+        opened(tailed(user=after, **others), backend)
+    assert said in str(error.value)
+
+
+def test_the_first_narrow_tail_needs_its_table() -> None:
+    backend = MemoryBackend()
+    trainer = opened(tailed(user=RULE), backend)
+    trainer.train(BLOCKS[0], 0, 0)
+    trainer.commit(START_US)
+    trainer.store.close()
+    with pytest.raises(SpecError) as error:
+        opened(tailed(user=f"{RULE}\n{NARROW_TAIL}"), backend)
+    assert "holds another store: tables.narrow is not there, tails.1 is not there, and 'narrow' here;" in str(
+        error.value
+    )
+
+
+@pytest.mark.parametrize("rules", [("", RULE), (RULE, ""), (RULE, "admit_probability = 0.5")])
+def test_a_rule_can_be_changed_and_leaves_nothing_behind(rules: tuple[str, str]) -> None:
+    backend = MemoryBackend()
+    trainer = opened(tailed(user=f"{rules[0]}\nexpire = '1h'"), backend)
+    trainer.train(BLOCKS[0], 0, 0)
+    trainer.commit(START_US)
+    trainer.store.close()
+    trainer = opened(tailed(user=f"{rules[1]}\nexpire = '1h'"), backend)
+    trainer.train(BLOCKS[1], 0, 1)
+    trainer.train(block([1, 0], {"shop": [1, 2]}, first_key=20_000_000), 0, 2)
+    trainer.commit(START_US)
+    counts = update_counts(trainer)
+    assert counts[SIGHTINGS] == Counter()
+    assert {key >> 48 for key in counts[TABLE]} == {2, 3, 4}

@@ -20,6 +20,7 @@ from monobeam.store.memory import MemoryBackend
 from tests.models.plain_loop import PlainLoop
 from tests.models.streams import START_US, block, config
 from tests.models.trainers import SETTINGS, assert_equal, opened, parameters, stream
+from tests.store.counts import update_count_sum
 
 # 16 examples a block: the warm-ups end in the 5th, the schedules in the 221st and the 11th.
 SCHEDULED = config(
@@ -81,7 +82,7 @@ def test_commits_and_crashes_anywhere_change_nothing(happenings: list[str], sche
     for rest in range(offset, len(BLOCKS)):
         trainer.train(BLOCKS[rest], 0, rest)
     ids = sum(len(FeatureEncoder(SETTINGS).encode(each).bags.keys) for each in BLOCKS)
-    assert trainer.store.update_count_sum() == ids
+    assert update_count_sum(trainer.store) == ids
     assert_equal(parameters(trainer, BLOCKS), whole)
 
 
@@ -109,9 +110,9 @@ def test_examples_that_come_again_in_other_blocks_change_nothing() -> None:
 def test_update_counts_count_ids() -> None:
     trainer = opened()
     reports = [trainer.train(each, 0, offset) for offset, each in enumerate(BLOCKS)]
-    assert sum(report.ids for report in reports) == trainer.store.update_count_sum() > 0
+    assert sum(report.ids for report in reports) == update_count_sum(trainer.store) > 0
     _, metrics = trainer.commit(START_US)
-    assert metrics["values"]["ids"] == trainer.store.update_count_sum()
+    assert metrics["values"]["ids"] == update_count_sum(trainer.store)
     assert metrics["values"]["examples"] == sum(each.num_rows for each in BLOCKS)
 
 
@@ -244,14 +245,14 @@ def test_a_log_that_is_longer_than_the_retention_comes_again_and_nothing_is_trai
     for offset, each in enumerate(blocks):
         trainer.train(each, 0, offset)
         trainer.commit(START_US + offset)
-    updates = trainer.store.update_count_sum()
+    updates = update_count_sum(trainer.store)
     trainer.store.close()
     trainer = opened(backend, USERS)
     reports = [trainer.train(each, 0, len(blocks) + offset) for offset, each in enumerate(blocks)]
     assert sum(report.examples for report in reports) == 0
     assert sum(report.forgotten + report.repeated for report in reports) == 80
     assert sum(report.forgotten for report in reports) >= 4 * 12
-    assert trainer.store.update_count_sum() == updates == 80
+    assert update_count_sum(trainer.store) == updates == 80
 
 
 @pytest.mark.parametrize("restarts", [False, True])
@@ -268,7 +269,7 @@ def test_partitions_that_lag_each_other_by_more_than_the_retention_lose_nothing(
                 if restarts:
                     trainer.store.close()
                     trainer = opened(backend, USERS)
-            assert trainer.store.update_count_sum() == (160 if turn else 80 * (partition + 1))
+            assert update_count_sum(trainer.store) == (160 if turn else 80 * (partition + 1))
 
 
 def test_examples_of_one_moment_in_two_blocks_are_told_from_their_repetition() -> None:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from monobeam.models.bridges import TABLE
 from monobeam.models.config import Config
 from monobeam.models.features import FeatureEncoder
+from monobeam.models.tails import TABLE
 from monobeam.models.trainer import Trainer
 from monobeam.store.bags import Bags
 from monobeam.store.dense import decode
@@ -50,6 +50,16 @@ def parameters(trainer: Trainer, blocks: Sequence[pa.RecordBatch]) -> dict[str, 
     state = trainer.store.dense()
     assert state is not None
     return {"keys": keys, "rows": rows} | dict(decode(state))
+
+
+def rows_of(trainer: Trainer) -> dict[tuple[str, int], bytes]:
+    """Every row of every table: embedding, optimizer state, times and counts."""
+    return {
+        (name, int(key)): row.tobytes()
+        for shard in trainer.store._shards
+        for name, table in shard.tables.items()
+        for key, row in zip(table.keys(), table.export_rows(table.keys()), strict=True)
+    }
 
 
 def assert_equal(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> None:

@@ -146,3 +146,45 @@ def test_what_was_remembered_of_erased_keys_costs_nothing_once_it_is_forgotten()
     table.erase(keys)
     table.clear()
     assert table.memory_bytes == empty
+
+
+def test_keys_that_are_expired_one_by_one_are_those_of_a_whole_sweep() -> None:
+    table = Table(2, "adagrad", {}, 0, 0.1)
+    table.set_policy(1, expire_seconds=10)
+    table.set_policy(2, admit_count=3, expire_seconds=50, pending_seconds=10)
+    idle, young, pending = keys_of(1, 0, 700), keys_of(1, 700, 5), keys_of(2, 0, 3)
+    table.find_or_insert(np.concatenate([idle, pending]), 0)
+    table.find_or_insert(young, 5)
+    table.clear_touched()
+    asked = np.concatenate([idle, idle, young, pending, keys_of(1, 9_000, 4), keys_of(7, 0, 2)])
+    assert table.expire_keys(asked, 9) == 0
+    assert table.stats()["pending"] == 3
+    assert table.expire_keys(asked, 10) == len(idle)
+    assert table.keys().tolist() == young.tolist()
+    assert table.expired().tolist() == idle.tolist()
+    assert table.stats()["pending"] == 0
+    assert table.expire(10, ALL).tolist() == []
+    table.check()
+
+
+@pytest.mark.parametrize("budget", [0, 3, ALL])
+def test_when_the_sweep_comes_makes_no_difference_to_who_expires_keys_before_sighting_them(budget: int) -> None:
+    """Once with a sweep of each budget after every step; all that is alive at the end is as without."""
+    tables = [Table(2, "adagrad", {}, 0, 0.1) for _ in range(2)]
+    rng = np.random.default_rng(1)
+    for table in tables:
+        table.set_policy(1, expire_seconds=10)
+        table.set_policy(2, admit_count=3, expire_seconds=20, pending_seconds=4)
+    for now in range(100):
+        keys = np.concatenate([keys_of(slot, 0, 300)[rng.integers(0, 300, 20)] for slot in (1, 2)])
+        gradients = rng.normal(size=(40, 2)).astype(np.float32)
+        for table in tables:
+            table.expire_keys(keys, now)
+            table.apply(table.find_or_insert(keys, now), gradients, 0.1)
+        tables[0].expire(now, budget)
+    for table in tables:
+        table.expire(now, ALL)
+    assert 0 < len(tables[0]) < 400
+    assert tables[0].keys().tolist() == tables[1].keys().tolist()
+    assert np.array_equal(*(table.export_rows(table.keys()) for table in tables))
+    assert tables[0].stats()["pending"] == tables[1].stats()["pending"] > 0

@@ -98,6 +98,7 @@ def test_empty_calls(table: Table) -> None:
     table.import_rows(nothing, np.zeros((0, 48), np.uint8))
     table.apply(table.find(nothing), np.zeros((0, 4), np.float32), 0.1)
     assert table.erase(nothing) == 0
+    assert table.expire_keys(nothing, 1) == 0
 
 
 def test_a_batch_of_more_than_can_be_numbered_is_refused(tmp_path: Path) -> None:

@@ -103,6 +103,10 @@ class TableAndTwin(RuleBasedStateMachine):
     def expire(self, now: int) -> None:
         assert self.table.expire(now, self.table.stats()["buckets"]).tolist() == self.twin.expire(now)
 
+    @rule(keys=KEYS, now=st.integers(0, 130))
+    def expire_keys(self, keys: list[int], now: int) -> None:
+        assert self.table.expire_keys(array(keys), now) == self.twin.expire_keys(keys, now)
+
     @rule(keys=KEYS, seed=SEEDS)
     def import_rows(self, keys: list[int], seed: int) -> None:
         rng = np.random.default_rng(seed)

@@ -167,12 +167,18 @@ class Twin:
 
     def expire(self, now: int) -> list[int]:
         """Expire with a budget for the whole table."""
-        due = [key for key, row in self.rows.items() if self._passed(self._policy(key).expire_seconds, row.seen, now)]
-        for key, pending in self.pending.items():
-            policy = self._policy(key)
-            if self._passed(policy.pending_seconds or policy.expire_seconds, pending.seen, now):
-                due.append(key)
+        due = [key for key in [*self.rows, *self.pending] if self._due(key, now)]
         return sorted(key for key in due if self._remove(key))
+
+    def expire_keys(self, keys: Sequence[int], now: int) -> int:
+        return sum(self._remove(key) for key in keys if self._due(key, now))
+
+    def _due(self, key: int, now: int) -> bool:
+        policy = self._policy(key)
+        if key in self.rows:
+            return self._passed(policy.expire_seconds, self.rows[key].seen, now)
+        lapses = policy.pending_seconds or policy.expire_seconds
+        return key in self.pending and self._passed(lapses, self.pending[key].seen, now)
 
     @staticmethod
     def _passed(seconds: int, last: int, now: int) -> bool:

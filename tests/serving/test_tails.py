@@ -81,7 +81,7 @@ def test_a_replica_has_the_rows_of_both_tables_and_no_sightings(world: World) ->
     assert {name: rows_of(table) for name, table in replica.tables.items()} == {
         name: found[name] for name in (TABLE, NARROW)
     }
-    assert replica.rows == len(found[TABLE]) + len(found[NARROW])
+    assert replica.rows == len(found[TABLE]) + len(found[NARROW]) == world.store.rows
 
 
 def test_unknown_fids_are_those_without_a_row_of_their_own(world: World) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
+import pytest
 
 from monobeam.store.memory import MemoryBackend
 from monobeam.store.spec import StoreSpec, TableSpec
@@ -34,3 +37,16 @@ def test_a_backfill_of_old_logs_remembers_its_examples() -> None:
 def test_keys_older_than_the_retention_are_forgotten() -> None:
     store = reopened(later_s=8 * DAY_S)
     assert store.unseen(np.array([1, 2], np.uint64), LONG_AGO_S + 8 * DAY_S).tolist() == [True, False]
+
+
+@pytest.mark.parametrize("sweeps", [False, True])
+def test_example_keys_are_forgotten_by_time_whether_or_not_the_sweep_has_come(sweeps: bool) -> None:
+    store = Store(replace(SPEC, example_retention_us=1_000_000_000), MemoryBackend())
+    key = np.array([1], np.uint64)
+    assert store.unseen(key, 100).all()
+    for second in (1099, 1100):  # the first is within the retention; so is the second, seen from the one before
+        assert not store.unseen(key, second).any()
+        if sweeps:
+            store.expire(second)
+    assert store.unseen(key, 1101).all()
+    assert not store.unseen(key, 1102).any()

@@ -21,6 +21,7 @@ from monobeam.store.memory import MemoryBackend
 from monobeam.store.spec import SlotPolicy, SpecError, StoreSpec, TableSpec
 from monobeam.store.store import Store
 from monobeam.store.sync import SyncEvent
+from tests.store.counts import update_count_sum
 
 NO_ARRIVALS = np.empty(0, np.int64)
 _numbers = itertools.count()
@@ -82,13 +83,13 @@ def test_a_store_opened_again_is_as_of_its_last_commit(opener: Callable[[], Back
             commit(store, number, dense=b"dense %d" % number, meta={"number": number})
             committed = every_row(store)
         if number % 5 == 0:
-            updates = store.update_count_sum()
+            updates = update_count_sum(store)
             store.close()
             store = Store(SPEC, opener())
             assert every_row(store) == committed
             assert store.positions() == ({0: number - number % 3} if number >= 3 else {})
             assert store.dense() == (b"dense %d" % (number - number % 3) if number >= 3 else None)
-            assert store.update_count_sum() <= updates
+            assert update_count_sum(store) <= updates
     assert store.meta() == {"number": 39}
     assert store.rows == sum(map(len, committed.values()))
 
@@ -109,7 +110,7 @@ def test_crashes_and_replays_end_in_the_same_bits(opener: Callable[[], Backend])
             store.close()
             store = Store(SPEC, opener())
     assert every_row(store) == every_row(straight)
-    assert store.update_count_sum() == straight.update_count_sum()
+    assert update_count_sum(store) == update_count_sum(straight)
 
 
 @pytest.mark.parametrize("shards", [2, 3, 7])
@@ -285,7 +286,7 @@ def test_a_failed_commit_can_be_made_again() -> None:
         (replace(SPEC, model="n"), "model is 'm' there and 'n' here"),
         (replace(SPEC, tables=(replace(WIDE, dim=4), NARROW)), "tables.wide.dim is 3 there and 4 here"),
         (replace(SPEC, tables=(replace(WIDE, seed=9), NARROW)), "tables.wide.seed is 1 there and 9 here"),
-        (replace(SPEC, tables=(WIDE,)), "tables.narrow.dim is 1 there and None here"),
+        (replace(SPEC, tables=(WIDE,)), "tables.narrow is there, and not here"),
         (
             replace(SPEC, tables=(replace(WIDE, optimizer="adam", hyper={}), NARROW)),
             "tables.wide.optimizer is 'adagrad' there and 'adam' here",

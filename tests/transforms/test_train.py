@@ -26,6 +26,7 @@ from monobeam.store.sync import SYNC
 from monobeam.transforms import resources, train
 from monobeam.transforms.tracker import RangesTracker
 from tests.models import streams
+from tests.store.counts import update_count_sum
 
 CONFIG = streams.config(["user"], "dim = 2\nhidden = [4]")
 SECOND = 1_000_000
@@ -93,7 +94,7 @@ def tail(given: train.TrainSettings) -> list[Any]:
 
 
 def updates(given: train.TrainSettings) -> int:
-    return train._trainer(given).store.update_count_sum()
+    return update_count_sum(train._trainer(given).store)
 
 
 def dense_is_published(given: train.TrainSettings) -> bool:

@@ -152,6 +152,7 @@ std::vector<Call> calls(const std::string& folder) {
        }},
       {"erase", [keys](Table& table) { table.erase(span(keys)); }, false, true},
       {"expire", [](Table& table) { table.expire(1000, 1 << 20); }, false, true},
+      {"expire_keys", [keys](Table& table) { table.expire_keys(span(keys), 1000); }, false, true},
       {"clear_touched", [](Table& table) { table.clear_touched(); }},
       {"set_policy", [](Table& table) { table.set_policy(5, {1, 0.5, 7}); }},
       {"lists",

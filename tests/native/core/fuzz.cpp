@@ -41,7 +41,7 @@ void Fuzz::change() {
     case 9: case 10: import_rows(); break;
     case 11: import_values(); break;
     case 12: case 13: erase(); break;
-    case 14: expire(); break;
+    case 14: random(2) ? expire() : expire_keys(); break;
     default: random(8) == 0 ? set_policy() : sight();
   }
 }
@@ -285,6 +285,18 @@ void Fuzz::reserve() {
   } catch (const TableFull&) {
     EXPECT(plan_.options.memory_limit > 0 || dim() > 0);
   }
+}
+
+void Fuzz::expire_keys() {
+  const Keys keys = some_keys();
+  size_t expected = 0;
+  for (const uint64_t key : keys) {
+    if (!twin_.due(key, now_)) continue;
+    forget_handle(key);
+    expected += twin_.remove(key);
+  }
+  EXPECT(table_->expire_keys(span(keys), now_) == expected);
+  EXPECT(table_->stats().pending == twin_.pending());
 }
 
 void Fuzz::set_policy() {

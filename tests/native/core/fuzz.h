@@ -44,6 +44,7 @@ class Fuzz {
   void erase();
   void expire();
   void reserve();
+  void expire_keys();
   void set_policy();
   void lookup();
   void gather();

@@ -73,6 +73,7 @@ void beside(RowFormat format, const std::string& folder) {
     table.find_or_insert(span(passing), now, unused.data());
     table.apply_pooled(span(handles), {nullptr, 0}, gradients.data(), 1);
     table.expire(now, 1000);
+    table.expire_keys({passing.data() + 60, 200}, now + 2);
     table.import_values({passing.data(), 100}, values.data());
     table.erase({passing.data() + 50, 10});
     table.set_policy(2, {now, 0.5, 1});

@@ -145,16 +145,24 @@ class Twin {
   // Keys that lose their row, sorted.
   Keys expire(uint32_t now) {
     Keys gone, waiting;
-    for (const auto& [key, row] : rows_) {
-      if (passed(policy_of(key).expire_seconds, row.seen, now)) gone.push_back(key);
+    for (const auto& row : rows_) {
+      if (due(row.first, now)) gone.push_back(row.first);
     }
-    for (const auto& [key, sightings] : pending_) {
-      if (lapsed(key, sightings.seen, now)) waiting.push_back(key);
+    for (const auto& sightings : pending_) {
+      if (due(sightings.first, now)) waiting.push_back(sightings.first);
     }
     for (const uint64_t key : gone) remove(key);
     for (const uint64_t key : waiting) pending_.erase(key);
     std::sort(gone.begin(), gone.end());
     return gone;
+  }
+
+  // Whether expire() takes it.
+  bool due(uint64_t key, uint32_t now) const {
+    const auto row = rows_.find(key);
+    if (row != rows_.end()) return passed(policy_of(key).expire_seconds, row->second.seen, now);
+    const auto waiting = pending_.find(key);
+    return waiting != pending_.end() && lapsed(key, waiting->second.seen, now);
   }
 
   Keys keys() const {
