@@ -1,3 +1,4 @@
+import os
 from collections.abc import Callable
 
 import numpy as np
@@ -10,6 +11,7 @@ Offsets = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
 Progress = Callable[[int, int], None]
+Path = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
 NONE: int
 """The handle of a key that has no row: 0xFFFFFFFF."""
@@ -48,7 +50,8 @@ class Table:
     offsets[M] = N.
 
     Raises TypeError for a wrong dtype or number of dimensions, ValueError for a wrong value or width, MemoryError where
-    memory_limit, the room or the machine has no more: what was done before stays done, and the table goes on.
+    memory_limit, the room or a limit of the process leaves no more: what was done before stays done, and the table goes
+    on.
     """
 
     def __init__(
@@ -72,22 +75,25 @@ class Table:
             hyper: its hyper-parameters, and clip_value, clip_norm, weight_decay; those not given have defaults.
             seed: of initial rows and admission draws, in [0, 2**64).
             init_scale: initial components are uniform in [-init_scale, init_scale), a pure function of key and seed.
-            pending_limit: keys that may wait for admission at a time, 16 bytes each; beyond it old ones are forgotten.
+            pending_limit: keys that may wait for admission at a time, about 30 bytes each: a key is forgotten when so
+                many began to wait after it.
             row_format: of embeddings in memory: fp32; fp16 or bf16, rounded stochastically at each step (Gupta et al.
                 2015); int8 with a scale for each row, for serving, where nothing is learnt. State is always float32.
-            memory_limit: bytes of index and rows, as memory_bytes counts them; 0: what the machine has.
+            memory_limit: bytes of index and rows, beyond which new rows are refused; 0: none, and the system ends a
+                process that outgrows it. Not in it, but in memory_bytes: 8 bytes for each key that expired() and
+                touched() remember and each that waits for admission, 48 for each update count above 2**14.
             room: what these bytes are taken from besides; tables that share it grow up to its limit together. save()
                 does not keep it.
         """
 
     @staticmethod
-    def load(path: str, progress: Progress | None = None) -> Table:
+    def load(path: Path, progress: Progress | None = None) -> Table:
         """Read what save() wrote; OSError for the file system, ValueError for a file that is not a whole table.
 
         `progress(done, all)` is told bytes now and then; what it raises ends the work.
         """
 
-    def save(self, path: str, progress: Progress | None = None) -> None:
+    def save(self, path: Path, progress: Progress | None = None) -> None:
         """Write the table as it is now, while other threads go on changing it: none waits for more than 2 ms.
 
         The file is replaced when all of it is on disk. `progress(done, all)` is told bytes now and then, and may do
@@ -114,7 +120,7 @@ class Table:
         """Have memory for `rows` rows in all ready, so that their first use costs no page fault.
 
         Growth never pauses; but on a virtual machine the first use of a page may take some milliseconds. MemoryError
-        for more than memory_limit or the machine has.
+        for more than memory_limit or the machine (or container) has.
         """
 
     def find_or_insert(self, keys: AnyKeys, now: int) -> Handles:
@@ -164,7 +170,10 @@ class Table:
         """Insert or overwrite rows [N, row_bytes]; they are neither touched nor subject to admission."""
 
     def import_values(self, keys: AnyKeys, values: Floats) -> None:
-        """Insert or overwrite embeddings [N, dim]; optimizer state becomes zero."""
+        """Insert or overwrite embeddings [N, dim]; optimizer state becomes that of a new row.
+
+        With ftrl and group_ftrl, whose weights are a function of their state, the values last until the next step.
+        """
 
     def erase(self, keys: AnyKeys) -> int:
         """Erase keys; returns how many had a row."""

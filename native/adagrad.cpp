@@ -16,8 +16,9 @@ class Adagrad final : public Optimizer {
   }
   size_t state_floats(size_t dim) const override { return dim; }
   void init(float* n, size_t dim) const override { std::fill_n(n, dim, initial_); }
-  void steps(const Steps& batch) const override;
-  MONOBEAM_INLINE void step(float* __restrict w, float* __restrict n, const float* __restrict g, size_t dim, float lr) const {
+  void steps(const Steps& batch) const noexcept override;
+  MONOBEAM_INLINE void step(float* __restrict w, float* __restrict n, const float* __restrict g, size_t dim,
+                            float lr) const {
     for (size_t i = 0; i < dim; ++i) {
       n[i] += g[i] * g[i];
       w[i] -= lr * g[i] / (std::sqrt(n[i]) + epsilon_);
@@ -37,8 +38,9 @@ class RowwiseAdagrad final : public Optimizer {
   }
   size_t state_floats(size_t) const override { return 1; }
   void init(float* n, size_t) const override { *n = initial_; }
-  void steps(const Steps& batch) const override;
-  MONOBEAM_INLINE void step(float* __restrict w, float* __restrict n, const float* __restrict g, size_t dim, float lr) const {
+  void steps(const Steps& batch) const noexcept override;
+  MONOBEAM_INLINE void step(float* __restrict w, float* __restrict n, const float* __restrict g, size_t dim,
+                            float lr) const {
     if (dim == 0) return;
     float sum = 0;
     for (size_t i = 0; i < dim; ++i) sum += g[i] * g[i];
@@ -57,8 +59,9 @@ class RmsProp final : public Optimizer {
   explicit RmsProp(HyperReader& hyper) : RmsProp(hyper.fraction("decay", 0.9), hyper.positive("epsilon", 1e-8)) {}
   size_t state_floats(size_t dim) const override { return dim; }
   void init(float* n, size_t dim) const override { std::fill_n(n, dim, 0.0f); }
-  void steps(const Steps& batch) const override;
-  MONOBEAM_INLINE void step(float* __restrict w, float* __restrict n, const float* __restrict g, size_t dim, float lr) const {
+  void steps(const Steps& batch) const noexcept override;
+  MONOBEAM_INLINE void step(float* __restrict w, float* __restrict n, const float* __restrict g, size_t dim,
+                            float lr) const {
     for (size_t i = 0; i < dim; ++i) {
       n[i] = keep_ * n[i] + take_ * (g[i] * g[i]);
       w[i] -= lr * g[i] / (std::sqrt(n[i]) + epsilon_);
@@ -79,8 +82,9 @@ class Adadelta final : public Optimizer {
   explicit Adadelta(HyperReader& hyper) : Adadelta(hyper.fraction("rho", 0.9), hyper.positive("epsilon", 1e-6)) {}
   size_t state_floats(size_t dim) const override { return 2 * dim; }
   void init(float* state, size_t dim) const override { std::fill_n(state, 2 * dim, 0.0f); }
-  void steps(const Steps& batch) const override;
-  MONOBEAM_INLINE void step(float* __restrict w, float* __restrict state, const float* __restrict g, size_t dim, float lr) const {
+  void steps(const Steps& batch) const noexcept override;
+  MONOBEAM_INLINE void step(float* __restrict w, float* __restrict state, const float* __restrict g, size_t dim,
+                            float lr) const {
     float* n = state;
     float* a = state + dim;
     MONOBEAM_DISTINCT

@@ -45,8 +45,9 @@ class Adam final : public Optimizer {
   explicit Adam(HyperReader& hyper) : moments_(hyper) {}
   size_t state_floats(size_t dim) const override { return 2 * dim + 1; }
   void init(float* state, size_t dim) const override { std::fill_n(state, 2 * dim + 1, 0.0f); }
-  void steps(const Steps& batch) const override;
-  MONOBEAM_INLINE void step(float* __restrict w, float* __restrict state, const float* __restrict g, size_t dim, float lr) const {
+  void steps(const Steps& batch) const noexcept override;
+  MONOBEAM_INLINE void step(float* __restrict w, float* __restrict state, const float* __restrict g, size_t dim,
+                            float lr) const {
     float* m = state;
     float* v = state + dim;
     const float steps = state[2 * dim] += 1;
@@ -69,8 +70,9 @@ class AdamW final : public Optimizer {
   explicit AdamW(HyperReader& hyper) : decay_(hyper.non_negative("weight_decay", 0.01)), adam_(hyper) {}
   size_t state_floats(size_t dim) const override { return adam_.state_floats(dim); }
   void init(float* state, size_t dim) const override { adam_.init(state, dim); }
-  void steps(const Steps& batch) const override;
-  MONOBEAM_INLINE void step(float* __restrict w, float* __restrict state, const float* __restrict g, size_t dim, float lr) const {
+  void steps(const Steps& batch) const noexcept override;
+  MONOBEAM_INLINE void step(float* __restrict w, float* __restrict state, const float* __restrict g, size_t dim,
+                            float lr) const {
     const float keep = 1 - lr * decay_;
     for (size_t i = 0; i < dim; ++i) w[i] *= keep;
     adam_.step(w, state, g, dim, lr);
@@ -87,8 +89,9 @@ class Amsgrad final : public Optimizer {
   explicit Amsgrad(HyperReader& hyper) : moments_(hyper) {}
   size_t state_floats(size_t dim) const override { return 3 * dim + 1; }
   void init(float* state, size_t dim) const override { std::fill_n(state, 3 * dim + 1, 0.0f); }
-  void steps(const Steps& batch) const override;
-  MONOBEAM_INLINE void step(float* __restrict w, float* __restrict state, const float* __restrict g, size_t dim, float lr) const {
+  void steps(const Steps& batch) const noexcept override;
+  MONOBEAM_INLINE void step(float* __restrict w, float* __restrict state, const float* __restrict g, size_t dim,
+                            float lr) const {
     float* m = state;
     float* v = state + dim;
     float* x = state + 2 * dim;

@@ -8,7 +8,9 @@
 #include <string>
 #include <vector>
 
+#include "bucket.h"
 #include "hash.h"
+#include "shown.h"
 
 namespace monobeam {
 
@@ -34,11 +36,15 @@ class Policies {
 
   void set(uint32_t slot, const SlotPolicy& policy) {
     if (slot >= kSlotIds) {
-      throw std::invalid_argument("slot " + std::to_string(slot) + " must be below " + std::to_string(kSlotIds));
+      throw std::invalid_argument("slot=" + std::to_string(slot) + " must be in [0, " + std::to_string(kSlotIds - 1) +
+                                  "]");
+    }
+    if (policy.admit_count > kMaxPending) {
+      throw std::invalid_argument("admit_count=" + std::to_string(policy.admit_count) + " must be in [0, " +
+                                  std::to_string(kMaxPending) + "]");
     }
     if (!(policy.admit_probability >= 0 && policy.admit_probability <= 1)) {
-      throw std::invalid_argument("admit_probability " + std::to_string(policy.admit_probability) +
-                                  " must be in [0, 1]");
+      throw std::invalid_argument("admit_probability=" + shown(policy.admit_probability) + " must be in [0, 1]");
     }
     quick_.resize(kSlotIds);
     quick_[slot] = &(by_slot_[slot] = policy);

@@ -33,11 +33,10 @@ Arena::Arena(size_t bytes_per_row, Budget& budget)
   capacity_ = std::min<uint64_t>(capacity_, notes_memory_.bytes() / sizeof(uint16_t) >> shift_ << shift_);
 }
 
-size_t Arena::bytes() const {
+size_t Arena::cost() const {
   size_t used = 0;
   for (const Chunk& chunk : chunks_) used += chunk.live > 0;
-  return used * chunk_bytes() + limit() * sizeof(uint16_t) + chunks_.size() * sizeof(Chunk) +
-         carries_.size() * kCarryBytes;
+  return used * chunk_bytes() + chunks_.size() * notes_cost();
 }
 
 void Arena::add_chunk() {
@@ -46,7 +45,13 @@ void Arena::add_chunk() {
   }
   const size_t number = chunks_.size();
   if (number == chunks_.capacity()) chunks_.reserve(2 * number + 8);  // what can fail comes first
-  open_.insert(static_cast<uint32_t>(number));
+  const auto opened = open_.insert(static_cast<uint32_t>(number)).first;
+  try {
+    budget_.take(notes_cost());
+  } catch (const TableFull&) {
+    open_.erase(opened);
+    throw;
+  }
   chunks_.push_back({});
   if (number > 0 && stride_ > 0) memory_.want_huge_pages(number * chunk_bytes(), chunk_bytes());
   const size_t notes = limit() * sizeof(uint16_t);
@@ -74,7 +79,7 @@ void Arena::release(uint32_t row) {
   --size_;
   if (chunk.live > 0) return;
   memory_.give_back(number * chunk_bytes(), chunk_bytes());
-  budget_.give(chunk_cost());
+  budget_.give(chunk_bytes());
 }
 
 void Arena::set_updates(uint32_t row, uint64_t updates) {
@@ -99,13 +104,23 @@ void Arena::clear_touched(Bits* touched) {
 }
 
 void Arena::reset() {
-  for (const Chunk& chunk : chunks_) budget_.give(chunk.live > 0 ? chunk_cost() : 0);
+  budget_.give(cost());
   memory_.give_back(0, chunks_.size() * chunk_bytes());
   notes_memory_.give_back(0, limit() * sizeof(uint16_t));
   carries_.clear();
   chunks_.clear();
   open_.clear();
   size_ = touched_ = 0;
+}
+
+bool Arena::dead_rows_are_zeros(size_t chunk) const {
+  for (uint32_t at = 0; at < rows_per_chunk(); ++at) {
+    const uint32_t number = static_cast<uint32_t>(chunk << shift_) + at;
+    if (live(number)) continue;
+    const uint8_t* bytes = row(number);
+    if (std::any_of(bytes, bytes + bytes_per_row_, [](uint8_t byte) { return byte != 0; })) return false;
+  }
+  return true;
 }
 
 void Arena::check() const {
@@ -123,6 +138,7 @@ void Arena::check() const {
       free_below += !is_live && at < chunk.first_free;
     }
     if (noted_dead > 0) fail_chunk(number, "has a note on a row that is not live");
+    if (chunk.live > 0 && !dead_rows_are_zeros(number)) fail_chunk(number, "has a row that is not live and not zeros");
     if (free_below > 0) fail_chunk(number, "has a free row below its first");
     if (live_here != chunk.live) fail_chunk(number, "counts its live rows wrong");
     if ((live_here < rows_per_chunk()) != (open_.count(static_cast<uint32_t>(number)) == 1)) {

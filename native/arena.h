@@ -41,7 +41,8 @@ class Arena {
   uint64_t capacity() const { return capacity_; }
   size_t bytes_per_row() const { return bytes_per_row_; }
   size_t stride() const { return stride_; }
-  size_t bytes() const;  // of chunks with live rows, and their notes
+  size_t bytes() const { return cost() + carries_.size() * kCarryBytes; }
+  size_t cost() const;  // of chunks with live rows, and all notes: what counts for the budget
   uint64_t touched_rows() const { return touched_; }
 
   uint8_t* row(uint32_t row) const { return data_ + row * stride_; }
@@ -99,8 +100,8 @@ class Arena {
   }
   MONOBEAM_INLINE void prefetch_note(uint32_t row) const { __builtin_prefetch(&notes_[row], 1, 2); }
 
-  // Forgets which rows were touched; if given, `touched` gets a bit for each of them, which rows that are put aside from
-  // then on take along.
+  // Forgets which rows were touched; if given, `touched` gets a bit for each of them, which rows that are put aside
+  // from then on take along.
   void clear_touched(Bits* touched);
 
   // Calls visit(row) in rising order.
@@ -147,8 +148,9 @@ class Arena {
   static constexpr size_t kCarryBytes = 48;  // a node of the map
 
   size_t chunk_bytes() const { return stride_ << shift_; }
-  size_t chunk_cost() const { return chunk_bytes() + (sizeof(uint16_t) << shift_) + sizeof(Chunk); }
+  size_t notes_cost() const { return (sizeof(uint16_t) << shift_) + sizeof(Chunk); }  // of a chunk, empty or not
   void add_chunk();
+  bool dead_rows_are_zeros(size_t chunk) const;
 
   uint32_t lowest_free(uint32_t number) {
     Chunk& chunk = chunks_[number];
@@ -159,7 +161,7 @@ class Arena {
 
   void occupy(uint32_t row) {
     Chunk& chunk = chunks_[row >> shift_];
-    if (chunk.live == 0) budget_.take(chunk_cost());
+    if (chunk.live == 0) budget_.take(chunk_bytes());
     notes_[row] = kLive;
     ++chunk.live;
     ++size_;

@@ -39,13 +39,14 @@ Vector<uint64_t> to_array(const std::vector<uint64_t>& values) {
   return result.vector(values.size());
 }
 
-uint32_t seconds(int64_t value, const char* name) {
+uint32_t natural(int64_t value, const char* name, const char* kind = "") {
   if (value < 0 || value > std::numeric_limits<uint32_t>::max()) {
-    throw std::invalid_argument(std::string(name) + "=" + std::to_string(value) +
-                                " must be seconds in [0, 2^32 - 1]");
+    throw std::invalid_argument(std::string(name) + "=" + std::to_string(value) + " must be " + kind +
+                                "in [0, 2^32 - 1]");
   }
   return static_cast<uint32_t>(value);
 }
+uint32_t seconds(int64_t value, const char* name) { return natural(value, name, "seconds "); }
 
 size_t bags_of(const Span<const int64_t>& offsets) { return offsets.size == 0 ? 0 : offsets.size - 1; }
 
@@ -63,17 +64,12 @@ void init_table(Table* self, int64_t dim, const std::string& optimizer, const mo
 
 void set_policy(Table& table, int64_t slot, int64_t admit_count, double admit_probability, int64_t expire_seconds,
                 int64_t pending_seconds) {
-  if (slot < 0 || slot >= monobeam::kSlotIds) {
-    throw std::invalid_argument("slot " + std::to_string(slot) + " must be in [0, 32767]");
-  }
-  if (admit_count < 0 || admit_count > monobeam::kMaxPending) {
-    throw std::invalid_argument("admit_count " + std::to_string(admit_count) + " must be in [0, 2^31 - 2]");
-  }
-  const monobeam::SlotPolicy policy = {static_cast<uint32_t>(admit_count), admit_probability,
+  const monobeam::SlotPolicy policy = {natural(admit_count, "admit_count"), admit_probability,
                                        seconds(expire_seconds, "expire_seconds"),
                                        seconds(pending_seconds, "pending_seconds")};
+  const uint32_t number = natural(slot, "slot");
   nb::gil_scoped_release release;
-  table.set_policy(static_cast<uint32_t>(slot), policy);
+  table.set_policy(number, policy);
 }
 
 // Where results go: into the array that the caller gave, or into a new one.
@@ -188,14 +184,24 @@ monobeam::Progress telling(const Callback& progress) {
   };
 }
 
-void save(const Table& table, const std::string& path, const Callback& progress) {
-  nb::gil_scoped_release release;
-  table.save(path, telling(progress));
+// What open() takes, and refuses: the system would cut a path off at a NUL.
+std::string path_of(const nb::object& path) {
+  PyObject* bytes = nullptr;
+  if (!PyUnicode_FSConverter(path.ptr(), &bytes)) throw nb::python_error();
+  const nb::bytes owned = nb::steal<nb::bytes>(bytes);
+  return {owned.c_str(), owned.size()};
 }
 
-Table* load(const std::string& path, const Callback& progress) {
+void save(const Table& table, const nb::object& path, const Callback& progress) {
+  const std::string where = path_of(path);
   nb::gil_scoped_release release;
-  return Table::load(path, telling(progress)).release();
+  table.save(where, telling(progress));
+}
+
+Table* load(const nb::object& path, const Callback& progress) {
+  const std::string where = path_of(path);
+  nb::gil_scoped_release release;
+  return Table::load(where, telling(progress)).release();
 }
 
 // A method that takes nothing and returns keys.

@@ -25,7 +25,7 @@ Buckets::Buckets(Budget& budget)
 }
 
 void Buckets::reset() {
-  budget_.give((size_t{count_} + kPageful - 1) / kPageful * kPageCost);
+  budget_.give(cost());
   memory_.give_back(0, size_t{count_} * sizeof(Bucket));
   clear_marks();
   overflow_.clear();

@@ -50,6 +50,7 @@ class Buckets {
   size_t bytes() const {
     return static_cast<size_t>(count_) * sizeof(Bucket) + count_ / kMarked / 8 + overflow_.size() * kOverflowBytes;
   }
+  size_t cost() const { return (size_t{count_} + kPageful - 1) / kPageful * kPageCost; }  // for the budget
   const Overflow& overflow() const { return overflow_; }
   uint64_t drained() const { return drained_; }
   const InsertWork& work() const { return work_; }
@@ -102,6 +103,12 @@ class Buckets {
   Slot insert(uint64_t key, uint64_t hash, uint32_t row, uint32_t seen);
 
   bool erase(uint64_t key);
+
+  void prefetch(uint64_t key) const {
+    const Choice choice = choose(key);
+    __builtin_prefetch(&at(choice.first));
+    __builtin_prefetch(&at(choice.second));
+  }
 
   // For a key that will be inserted soon: asks for the buckets that a displacement would look at, if one is likely.
   MONOBEAM_INLINE void prefetch_insert(uint64_t hash) const {

@@ -1,8 +1,6 @@
 // How much memory a table may use.
 #pragma once
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <atomic>
 #include <cstddef>
@@ -12,6 +10,8 @@
 #include <stdexcept>
 #include <string>
 #include <utility>
+
+#include "machine.h"
 
 namespace monobeam {
 
@@ -51,7 +51,9 @@ class Room {
   std::atomic<uint64_t> used_{0};
 };
 
-// Linux promises memory that it may not have, and ends the process that uses it; so who grows asks here first.
+// Linux promises memory that it may not have, and ends the process that uses it; so who grows asks here first. What
+// counts are buckets and rows with their notes: nearly all that a table has. Not what it must remember in order to take
+// rows away, or an erase could fail for want of memory; nor the rare: keys outside of buckets, counts above 2^14.
 class Budget {
  public:
   // 0: without limit of its own. A room (null: none) gets back all that is still taken in the end.
@@ -71,15 +73,15 @@ class Budget {
   }
   // Complains if there cannot be so many bytes in all.
   void expect(uint64_t bytes) const {
-    const uint64_t machine = static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGESIZE);
     refuse_more(bytes, limit_, "memory_limit, which is ");
     refuse_more(bytes, room_ == nullptr ? 0 : room_->limit(), "the limit of its room, which is ");
-    refuse_more(bytes, machine, "the machine has, ");
+    refuse_more(bytes, memory_of_machine(), "there is for this process, ");
   }
   void give(size_t bytes) {
     used_ -= bytes;
     if (room_ != nullptr) room_->give(bytes);
   }
+  uint64_t used() const { return used_; }
 
  private:
   static void refuse_more(uint64_t bytes, uint64_t most, const char* what) {

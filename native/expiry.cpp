@@ -13,9 +13,16 @@ bool Table::remove(uint64_t key) {
     drop_pending(key);
     return false;
   }
-  removed_.push_back(key);  // which may fail, and then nothing has happened
-  update_sum_ -= arena_.updates(field);
-  arena_.release(field);
+  const uint64_t updates = arena_.updates(field);
+  removed_.push_back(key);
+  try {
+    arena_.release(field);
+  } catch (const std::bad_alloc&) {
+    removed_.pop_back();  // nothing has happened
+    throw;
+  }
+  removed_count_ = removed_.size();
+  update_sum_ -= updates;
   index_.erase(key);
   return true;
 }
@@ -23,8 +30,8 @@ bool Table::remove(uint64_t key) {
 size_t Table::erase(Span<const uint64_t> keys) {
   const auto turn = lock_.turn();
   size_t erased = 0;
-  for (size_t first = 0; first < keys.size; first += slice()) {
-    const size_t end = std::min(first + slice(), keys.size);
+  for (size_t first = 0; first < keys.size; first += slice_) {
+    const size_t end = std::min(first + slice_, keys.size);
     const auto section = lock_.exclusive();
     for (size_t i = first; i < end; ++i) erased += remove(keys[i]);
   }
@@ -35,7 +42,7 @@ std::vector<uint64_t> Table::expire(uint32_t now, uint64_t budget) {
   const auto turn = lock_.turn();
   std::vector<uint64_t> gone;
   if (policies_.none()) return gone;
-  const size_t buckets = slice() / kSlots;
+  const size_t buckets = slice_ / kSlots;
   for (uint64_t left = std::min<uint64_t>(budget, index_.count()); left > 0;) {
     const auto section = lock_.exclusive();
     for (size_t looked = 0; looked < buckets && left > 0; ++looked, --left) {
@@ -55,9 +62,9 @@ size_t Table::expire_keys(Span<const uint64_t> keys, uint32_t now) {
   uint64_t mortal[kSlice];
   uint32_t handles[kSlice];
   std::vector<uint64_t> gone;
-  for (size_t first = 0; first < keys.size; first += slice()) {
+  for (size_t first = 0; first < keys.size; first += slice_) {
     const uint64_t* some = keys.data + first;
-    const uint64_t* end = std::copy_if(some, some + std::min(slice(), keys.size - first), mortal,
+    const uint64_t* end = std::copy_if(some, some + std::min(slice_, keys.size - first), mortal,
                                        [&](uint64_t key) { return policies_.forgets(key); });
     const Span<const uint64_t> these = {mortal, static_cast<size_t>(end - mortal)};
     find_rows(index_, these, nullptr, handles);  // so that their buckets are near
@@ -98,13 +105,16 @@ void Table::expire_overflowing(uint32_t now, std::vector<uint64_t>& gone) {
 
 void Table::clear() {
   const auto alone = no_save();
+  std::deque<uint64_t> forgotten;  // what is in the end goes when nobody waits any more
   const auto turn = lock_.turn();
   const auto section = lock_.exclusive();
   index_.reset();
   arena_.reset();
   pending_ = update_sum_ = forgotten_ = 0;
-  expire_hand_ = victim_hand_ = 0;
-  removed_ = std::vector<uint64_t>();
+  waiting_ = {};
+  expire_hand_ = 0;
+  removed_.swap(forgotten);
+  removed_count_ = 0;
 }
 
 }  // namespace monobeam

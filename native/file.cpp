@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
@@ -16,6 +17,7 @@ namespace monobeam {
 namespace {
 
 constexpr size_t kBuffer = size_t{1} << 20;
+constexpr int kMostAttempts = 10000;  // to find a name that no other draft has
 
 struct Prologue {
   uint64_t magic;
@@ -72,16 +74,25 @@ uint64_t checksum(const uint8_t* data, size_t size, uint64_t seed) {
 // --- FileWriter ----------------------------------------------------------------------------------------------------
 
 FileWriter::FileWriter(const std::string& path, uint64_t magic, uint32_t version)
-    : path_(path), draft_(path + ".draft"), magic_(magic), version_(version) {
+    : path_(path), magic_(magic), version_(version) {
   buffer_.reserve(kBuffer);
-  file_ = open(draft_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-  if (file_ < 0) fail();
+  open_draft();
   const uint8_t later[sizeof(Prologue) + sizeof(uint64_t)] = {};
   try {
     write_out(later, sizeof(later));
   } catch (...) {
     abandon();
     throw;
+  }
+}
+
+// Of its own: another one may be writing the same file.
+void FileWriter::open_draft() {
+  static std::atomic<uint64_t> drafts{0};
+  for (int attempt = 0; file_ < 0; ++attempt) {
+    draft_ = path_ + ".draft-" + std::to_string(getpid()) + "-" + std::to_string(drafts++);
+    file_ = open(draft_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    if (file_ < 0 && (errno != EEXIST || attempt == kMostAttempts)) fail();  // of killed processes with this number
   }
 }
 
@@ -114,8 +125,9 @@ void FileWriter::commit() {
   if (!buffer_.empty()) flush();
   const Prologue prologue = {magic_, version_, 0, length_};
   const uint64_t sum = checksum_of(prologue);
-  if (pwrite(file_, &prologue, sizeof(prologue), 0) != sizeof(prologue)) fail();
-  if (pwrite(file_, &sum, sizeof(sum), sizeof(prologue)) != sizeof(sum)) fail();
+  if (lseek(file_, 0, SEEK_SET) != 0) fail();
+  write_out(&prologue, sizeof(prologue));
+  write_out(&sum, sizeof(sum));
   if (fsync(file_) != 0) fail();
   if (rename(draft_.c_str(), path_.c_str()) != 0) fail();
   close(file_);
@@ -181,10 +193,11 @@ void FileReader::open_payload(uint64_t magic, uint32_t version) {
   uint64_t sum = 0;
   if (read_in(&sum, sizeof(sum)) != sizeof(sum)) refuse("is truncated");
   if (sum != checksum_of(prologue)) refuse("is damaged: wrong checksum of its head");
-  const uint64_t size = static_cast<uint64_t>(status.st_size), expected = file_bytes(prologue.length);
-  if (size != expected) {
+  const uint64_t size = static_cast<uint64_t>(status.st_size);
+  const bool more = prologue.length > size;  // so much that file_bytes() may not be believed
+  if (more || size != file_bytes(prologue.length)) {
     refuse("is truncated or damaged: " + std::to_string(size) + " bytes, where its head says " +
-           std::to_string(expected));
+           std::to_string(more ? prologue.length : file_bytes(prologue.length)));
   }
   length_ = left_ = prologue.length;
 }

@@ -42,6 +42,7 @@ class FileWriter {
   uint64_t length() const { return length_ + buffer_.size(); }
 
  private:
+  void open_draft();
   void write_out(const void* data, size_t size);
   void flush();
   void abandon();
@@ -49,7 +50,7 @@ class FileWriter {
   [[noreturn]] void fail() const;
 
   const std::string path_;
-  const std::string draft_;
+  std::string draft_;
   const uint64_t magic_;
   const uint32_t version_;
   uint64_t length_ = 0;

@@ -61,8 +61,9 @@ class Ftrl final : public Optimizer {
   bool divides_by_rate() const override { return true; }
   size_t state_floats(size_t dim) const override { return Proximal::state_floats(dim); }
   void init(float* state, size_t dim) const override { proximal_.init(state, dim); }
-  void steps(const Steps& batch) const override;
-  MONOBEAM_INLINE void step(float* __restrict w, float* __restrict state, const float* __restrict g, size_t dim, float lr) const {
+  void steps(const Steps& batch) const noexcept override;
+  MONOBEAM_INLINE void step(float* __restrict w, float* __restrict state, const float* __restrict g, size_t dim,
+                            float lr) const {
     float* z = state;
     float* n = state + dim;
     const float change = Proximal::change(state + 2 * dim, lr);
@@ -84,8 +85,9 @@ class GroupFtrl final : public Optimizer {
   bool divides_by_rate() const override { return true; }
   size_t state_floats(size_t dim) const override { return Proximal::state_floats(dim); }
   void init(float* state, size_t dim) const override { proximal_.init(state, dim); }
-  void steps(const Steps& batch) const override;
-  MONOBEAM_INLINE void step(float* __restrict w, float* __restrict state, const float* __restrict g, size_t dim, float lr) const {
+  void steps(const Steps& batch) const noexcept override;
+  MONOBEAM_INLINE void step(float* __restrict w, float* __restrict state, const float* __restrict g, size_t dim,
+                            float lr) const {
     float* z = state;
     float* n = state + dim;
     const float change = Proximal::change(state + 2 * dim, lr);

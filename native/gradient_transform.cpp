@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <utility>
-#include <vector>
 
 #include "kernel.h"
 
@@ -15,7 +14,8 @@ struct GradientTransform {
 
   bool nothing() const { return clip_value == 0 && clip_norm == 0 && weight_decay == 0; }
 
-  MONOBEAM_INLINE void row(const float* __restrict w, const float* __restrict g, size_t dim, float* __restrict out) const {
+  MONOBEAM_INLINE void row(const float* __restrict w, const float* __restrict g, size_t dim,
+                           float* __restrict out) const {
     std::copy(g, g + dim, out);
     if (clip_value != 0) {
       for (size_t i = 0; i < dim; ++i) {
@@ -24,10 +24,10 @@ struct GradientTransform {
       }
     }
     if (clip_norm != 0) {
-      float sum = 0;
-      for (size_t i = 0; i < dim; ++i) sum += out[i] * out[i];
-      const float norm = std::sqrt(sum);
-      const float scale = norm > clip_norm ? clip_norm / norm : 1;
+      double sum = 0;  // the square of a float may be too large for one, or too small
+      for (size_t i = 0; i < dim; ++i) sum += static_cast<double>(out[i]) * out[i];
+      const double norm = std::sqrt(sum);
+      const float scale = norm > clip_norm ? static_cast<float>(clip_norm / norm) : 1;
       for (size_t i = 0; i < dim; ++i) out[i] *= scale;
     }
     if (weight_decay != 0) {
@@ -50,15 +50,13 @@ class TransformedGradients final : public Optimizer {
   size_t state_floats(size_t dim) const override { return optimizer_->state_floats(dim); }
   void init(float* state, size_t dim) const override { optimizer_->init(state, dim); }
   bool divides_by_rate() const override { return optimizer_->divides_by_rate(); }
-  void steps(const Steps& batch) const override {
-    thread_local std::vector<float> floats;
-    thread_local std::vector<const float*> gradients;
-    floats.resize(batch.count * batch.dim);
-    gradients.resize(batch.count);
-    for (size_t i = 0; i < batch.count; ++i) gradients[i] = floats.data() + i * batch.dim;
-    transform_rows(transform_, batch, floats.data());
+  size_t scratch_floats(size_t dim) const override { return dim; }
+  void steps(const Steps& batch) const noexcept override {
+    const float* gradients[Steps::kMost];
+    for (size_t i = 0; i < batch.count; ++i) gradients[i] = batch.scratch + i * batch.dim;
+    transform_rows(transform_, batch, batch.scratch);
     Steps transformed = batch;
-    transformed.gradients = gradients.data();
+    transformed.gradients = gradients;
     optimizer_->steps(transformed);
   }
 

@@ -2,12 +2,12 @@
 #pragma once
 
 #include <cmath>
-#include <functional>
 #include <map>
 #include <stdexcept>
 #include <string>
 
 #include "optimizers.h"
+#include "shown.h"
 
 namespace monobeam {
 
@@ -18,16 +18,16 @@ class HyperReader {
   HyperReader(const std::string& optimizer, const Hyper& given) : optimizer_(optimizer), left_(given) {}
 
   float non_negative(const std::string& name, double fallback) {
-    return read(name, fallback, "finite and >= 0", [](double value) { return std::isfinite(value) && value >= 0; });
+    return static_cast<float>(read(name, fallback, "finite and >= 0", [](float value) { return value >= 0; }));
   }
   float positive(const std::string& name, double fallback) {
-    return read(name, fallback, "finite and > 0", [](double value) { return std::isfinite(value) && value > 0; });
+    return static_cast<float>(read(name, fallback, "finite and > 0", [](float value) { return value > 0; }));
   }
   double fraction(const std::string& name, double fallback) {
-    return read(name, fallback, "in [0, 1)", [](double value) { return value >= 0 && value < 1; });
+    return read(name, fallback, "in [0, 1)", [](float value) { return value >= 0 && value < 1; });
   }
   bool flag(const std::string& name) {
-    return read(name, 0, "0 or 1", [](double value) { return value == 0 || value == 1; }) == 1;
+    return read(name, 0, "0 or 1", [](float value) { return value == 0 || value == 1; }) == 1;
   }
 
   std::invalid_argument divides_by_zero(const std::string& names) const {
@@ -43,14 +43,16 @@ class HyperReader {
   }
 
  private:
-  double read(const std::string& name, double fallback, const char* range, const std::function<bool(double)>& allowed) {
+  // What counts is the float32 that a value becomes: one that is as good as 0 or infinite there is refused.
+  double read(const std::string& name, double fallback, const char* range, bool (*allowed)(float)) {
     asked_[name] = fallback;
     const auto found = left_.find(name);
     if (found == left_.end()) return fallback;
     const double value = found->second;
-    if (!allowed(value)) {
-      throw std::invalid_argument("hyper-parameter " + name + "=" + std::to_string(value) + " of optimizer " +
-                                  optimizer_ + " must be " + range);
+    const float narrow = static_cast<float>(value);
+    if (!allowed(narrow) || !std::isfinite(narrow) || (narrow == 0 && value != 0)) {
+      throw std::invalid_argument("hyper-parameter " + name + "=" + shown(value) + " of optimizer " + optimizer_ +
+                                  " must be " + range + " as a float32");
     }
     left_.erase(found);
     return value;

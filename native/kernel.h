@@ -15,7 +15,7 @@
 #define MONOBEAM_DISTINCT _Pragma("GCC ivdep")
 #define MONOBEAM_STEPS(Kind)                                                                               \
   MONOBEAM_WIDTHS void steps_of(const Kind& optimizer, const Steps& batch) { each_row(optimizer, batch); } \
-  void Kind::steps(const Steps& batch) const { steps_of(*this, batch); }
+  void Kind::steps(const Steps& batch) const noexcept { steps_of(*this, batch); }
 
 namespace monobeam {
 

@@ -44,6 +44,25 @@ void read_policies(FileReader& file, Policies& policies) {
 
 }  // namespace
 
+// A file on its way into an empty table.
+class Table::Reading {
+ public:
+  Reading(Table& table, FileReader& file, const Progress& progress)
+      : table_(table), file_(file), teller_(progress, file.length()) {}
+
+  void all();
+
+ private:
+  void removed();
+  void waiting();
+  void block(uint32_t first);
+  void tell() { teller_.at(file_.length() - file_.left()); }
+
+  Table& table_;
+  FileReader& file_;
+  Teller teller_;
+};
+
 std::unique_ptr<Table> Table::load(const std::string& path, const Progress& progress) {
   FileReader file(path, kTableMagic, kTableVersion, "saved table");
   const TableOptions options = read_options(file);
@@ -53,7 +72,7 @@ std::unique_ptr<Table> Table::load(const std::string& path, const Progress& prog
   } catch (const std::invalid_argument& wrong) {
     file.refuse(std::string("holds no table that this build knows: ") + wrong.what());
   }
-  table->read(file, progress);
+  Reading(*table, file, progress).all();
   try {
     table->check();
   } catch (const std::runtime_error& broken) {
@@ -62,42 +81,56 @@ std::unique_ptr<Table> Table::load(const std::string& path, const Progress& prog
   return table;
 }
 
-void Table::read(FileReader& file, const Progress& progress) {
-  Teller teller(progress, file.length());
-  const uint64_t rows = file.get<uint64_t>(), row_limit = file.get<uint64_t>();
-  row_limit_ = file.get<uint64_t>();
-  forgotten_ = file.get<uint64_t>();
-  const uint64_t expire_hand = file.get<uint64_t>(), victim_hand = file.get<uint64_t>();
-  read_policies(file, policies_);
-  const uint64_t removed = file.get<uint64_t>();
-  if (removed > file.left() / sizeof(uint64_t)) file.refuse("has an impossible number of erased keys");
-  removed_.resize(removed);
-  file.bytes(removed_.data(), removed * sizeof(uint64_t));
-  index_.read(file);
-  teller.at(file.length() - file.left());
-  if (expire_hand >= index_.count() || victim_hand >= index_.count()) file.refuse("has an impossible hand");
-  expire_hand_ = static_cast<uint32_t>(expire_hand);
-  victim_hand_ = static_cast<uint32_t>(victim_hand);
-  if (std::max(row_limit, row_limit_) > arena_.capacity() || row_limit % kBlockRows != 0) {
-    file.refuse("has " + std::to_string(row_limit_) + " rows; there is room for " + std::to_string(arena_.capacity()));
+void Table::Reading::all() {
+  const Arena& arena = table_.arena_;
+  const uint64_t rows = file_.get<uint64_t>(), row_limit = file_.get<uint64_t>();
+  table_.row_limit_ = file_.get<uint64_t>();
+  table_.forgotten_ = file_.get<uint64_t>();
+  const uint64_t expire_hand = file_.get<uint64_t>();
+  read_policies(file_, table_.policies_);
+  removed();
+  waiting();
+  table_.index_.read(file_);
+  tell();
+  if (expire_hand >= table_.index_.count()) file_.refuse("has an impossible hand");
+  table_.expire_hand_ = static_cast<uint32_t>(expire_hand);
+  if (std::max(row_limit, table_.row_limit_) > arena.capacity() || row_limit % kBlockRows != 0) {
+    file_.refuse("has " + std::to_string(std::max(row_limit, table_.row_limit_)) + " rows; there is room for " +
+                 std::to_string(arena.capacity()));
   }
   for (uint64_t first = 0; first < row_limit; first += kBlockRows) {
-    read_block(file, static_cast<uint32_t>(first));
-    teller.at(file.length() - file.left());
+    block(static_cast<uint32_t>(first));
+    tell();
   }
-  if (file.left() != 0) file.refuse("goes on after its end");
-  if (arena_.size() != rows) file.refuse("holds another number of rows than it says");
-  index_.for_each([&](uint64_t, uint32_t field, uint32_t) { pending_ += is_pending(field); });
+  if (file_.left() != 0) file_.refuse("goes on after its end");
+  if (arena.size() != rows) file_.refuse("holds another number of rows than it says");
+  table_.index_.for_each([&](uint64_t, uint32_t field, uint32_t) { table_.pending_ += is_pending(field); });
 }
 
-void Table::read_block(FileReader& file, uint32_t first) {
-  const uint64_t live = file.get<uint64_t>(), touched = file.get<uint64_t>();
+void Table::Reading::removed() {
+  const uint64_t count = file_.get<uint64_t>();
+  if (count > file_.left() / sizeof(uint64_t)) file_.refuse("has an impossible number of erased keys");
+  for (uint64_t left = count; left > 0; --left) table_.removed_.push_back(file_.get<uint64_t>());
+  table_.removed_count_ = count;
+}
+
+void Table::Reading::waiting() {
+  const uint64_t count = file_.get<uint64_t>();
+  if (count > std::min(file_.left() / sizeof(uint64_t), table_.options_.pending_limit)) {
+    file_.refuse("has an impossible number of waiting keys");
+  }
+  for (uint64_t left = count; left > 0; --left) table_.waiting_.push(file_.get<uint64_t>());
+}
+
+void Table::Reading::block(uint32_t first) {
+  const uint64_t live = file_.get<uint64_t>(), touched = file_.get<uint64_t>();
+  if ((touched & ~live) != 0) file_.refuse("has a note of a row that is not there");
   uint64_t updates[kBlockRows];
-  file.bytes(updates, __builtin_popcountll(live) * sizeof(uint64_t));
+  file_.bytes(updates, __builtin_popcountll(live) * sizeof(uint64_t));
   const uint64_t* next = updates;
-  arena_.restore(first, live, [&](uint8_t* bytes, uint32_t row) {
-    file.bytes(bytes, arena_.bytes_per_row());
-    update_sum_ += *next;
+  table_.arena_.restore(first, live, [&](uint8_t* bytes, uint32_t row) {
+    file_.bytes(bytes, table_.arena_.bytes_per_row());
+    table_.update_sum_ += *next;
     return RowNote{*next++, (touched >> (row - first) & 1) != 0};
   });
 }

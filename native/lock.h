@@ -1,4 +1,4 @@
-// Readers beside one writer, without either starving the other.
+// Readers beside one writer, each getting in between the others.
 #pragma once
 
 #include <mutex>
@@ -12,8 +12,9 @@ namespace monobeam {
 //             one another as wholes; readers come in between slices.
 //   snapshot: turn() alone. Nothing can change while it is held, and readers go on.
 // A plain std::shared_mutex lets a stream of readers starve writers (glibc prefers readers), and a plain std::mutex
-// lets whoever gives it back take it again at once. Whoever wants in passes a gate first: so a waiting writer stops new
-// readers, a waiting reader stops the writer's next slice, and of two that take turn after turn each gets every second.
+// lets whoever gives it back take it again at once. Whoever wants in passes a gate first: one that is past it and waits
+// stops all others, so a waiting writer stops new readers, and a waiting reader the writer's next slice. Who comes
+// first at a gate is up to the system: nobody waits for ever in all likelihood, but there is no strict order.
 class TableLock {
  public:
   std::unique_lock<std::mutex> turn() {

@@ -11,14 +11,18 @@ namespace monobeam {
 
 using Hyper = std::map<std::string, double>;
 
-// A batch of steps, each for another row: its float[dim] of weights, its state, the float[dim] of its gradient.
+// A batch of steps, each for another row: its float[dim] of weights, its state, the float[dim] of its gradient. An
+// optimizer that has scratch_floats() gets as many for each row.
 struct Steps {
+  static constexpr size_t kMost = 8;  // while they are made, the rows of the next ones come from memory
+
   float* const* weights;
   float* const* states;
   const float* const* gradients;
   size_t count;
   size_t dim;
   float learning_rate;
+  float* scratch;
 };
 
 // All arithmetic is float32 in the order of the textbook formula, one rounding per operation (the build forbids fused
@@ -29,7 +33,8 @@ class Optimizer {
   virtual ~Optimizer() = default;
   virtual size_t state_floats(size_t dim) const = 0;
   virtual void init(float* state, size_t dim) const = 0;
-  virtual void steps(const Steps& batch) const = 0;
+  virtual size_t scratch_floats(size_t) const { return 0; }
+  virtual void steps(const Steps& batch) const noexcept = 0;  // what is counted is also done
   virtual bool divides_by_rate() const { return false; }
 };
 

@@ -51,7 +51,8 @@ struct Table::Moment {
         row_limit(table.arena_.limit()),
         row_count(table.arena_.size()),
         removed_count(table.removed_.size()),
-        counters{table.row_limit_, table.forgotten_, table.expire_hand_, table.victim_hand_},
+        counters{table.row_limit_, table.forgotten_, table.expire_hand_},
+        waiting(table.waiting_),
         policies(table.policies_.by_slot()) {
     table.index_.watch(&buckets);
     table.arena_.watch(&rows);
@@ -59,12 +60,24 @@ struct Table::Moment {
   }
   ~Moment() { forget(); }
 
+  // While others waited.
+  size_t copied_bytes() const {
+    return overflow.size() * sizeof(Buckets::Overflow::value_type) + policies.size() * sizeof(*policies.begin()) +
+           waiting.parts() * sizeof(void*);
+  }
+
   // In the table's turn: nothing is put aside any more.
   void forget() {
     if (table.moment_ != this) return;
     table.index_.watch(nullptr);
     table.arena_.watch(nullptr);
     table.moment_ = nullptr;
+  }
+
+  // Of the file, nearly.
+  uint64_t bytes() const {
+    return bucket_count * sizeof(Bucket) + row_limit / kBlockRows * 2 * sizeof(uint64_t) +
+           row_count * (sizeof(uint64_t) + table.arena_.bytes_per_row());
   }
 
   void refuse_lost() const {
@@ -92,24 +105,23 @@ struct Table::Moment {
   const Buckets::Overflow overflow;
   const uint64_t row_limit, row_count;
   const size_t removed_count;
-  const uint64_t counters[4];
+  const uint64_t counters[3];
+  const Waiting waiting;
   const std::map<uint32_t, SlotPolicy> policies;
   // What clear_touched() took away meanwhile.
   std::unique_ptr<Bits> touched;
-  std::vector<uint64_t> removed;
+  std::deque<uint64_t> removed;
 };
 
 void Table::clear_touched() {
-  const auto turn = lock_.turn();
-  const auto section = lock_.exclusive();
+  std::deque<uint64_t> forgotten;  // what is in the end goes when nobody waits any more
+  const auto turn = lock_.turn();  // and no more: readers look at nothing of this
   const bool first_since_moment = moment_ != nullptr && moment_->touched == nullptr;
-  if (first_since_moment) {
-    moment_->touched = std::make_unique<Bits>(arena_.limit());
-    moment_->removed = std::move(removed_);
-  }
+  if (first_since_moment) moment_->touched = std::make_unique<Bits>(arena_.limit());
   arena_.clear_touched(first_since_moment ? moment_->touched.get() : nullptr);
   index_.clear_marks();
-  removed_ = std::vector<uint64_t>();  // {} would keep its memory
+  removed_.swap(first_since_moment ? moment_->removed : forgotten);
+  removed_count_ = 0;
 }
 
 // Whoever must not run beside a save. The callback of a save runs in its thread, which would wait for itself.
@@ -120,122 +132,155 @@ std::unique_lock<std::mutex> Table::no_save() const {
   return std::unique_lock<std::mutex>(saving_);
 }
 
-// Notes which thread saves.
-class Table::Saver {
+// --- saving --------------------------------------------------------------------------------------------------------
+
+// One save: a moment on its way into a file, in parts that are copied in the table's turn and written outside of it.
+class Table::Writing {
  public:
-  explicit Saver(std::atomic<std::thread::id>& saver) : saver_(saver) { saver_ = std::this_thread::get_id(); }
-  ~Saver() { saver_ = std::thread::id(); }
-  Saver(const Saver&) = delete;
-  Saver& operator=(const Saver&) = delete;
+  Writing(const Table& table, FileWriter& file, const Progress& progress)
+      : table_(table), file_(file), progress_(progress) {
+    table_.saver_ = std::this_thread::get_id();
+  }
+  ~Writing() { table_.saver_ = std::thread::id(); }
+  Writing(const Writing&) = delete;
+  Writing& operator=(const Writing&) = delete;
+
+  void all() {
+    begin();
+    try {
+      head();
+      buckets();
+      rows();
+    } catch (...) {
+      end();
+      throw;
+    }
+    end();
+  }
 
  private:
-  std::atomic<std::thread::id>& saver_;
-};
+  void begin();
+  void end();
+  void head();
+  void removed();
+  void buckets();
+  void rows();
+  void add_head(uint32_t first, std::vector<uint8_t>& part) const;
+  void add_row(uint32_t row, std::vector<uint8_t>& part);
 
-// --- saving --------------------------------------------------------------------------------------------------------
+  // Of a copy that others waited for.
+  void count(uint64_t bytes) {
+    if (bytes > table_.most_saved_) table_.most_saved_ = bytes;
+  }
+
+  const Table& table_;
+  FileWriter& file_;
+  const Progress& progress_;
+  std::unique_ptr<Moment> moment_;
+};
 
 void Table::save(const std::string& path, const Progress& progress) const {
   const auto alone = no_save();
-  const Saver here(saver_);
   FileWriter file(path, kTableMagic, kTableVersion);
-  auto turn = lock_.turn();
-  auto moment = std::make_unique<Moment>(*this);
-  turn.unlock();
-  const auto end = [&] {
-    {
-      const auto last_turn = lock_.turn();
-      moment->forget();
-    }
-    moment.reset();  // nobody need wait for that
-  };
-  try {
-    write_head(file, *moment);
-    write_buckets(file, *moment, progress);
-    write_rows(file, *moment, progress);
-  } catch (...) {
-    end();
-    throw;
-  }
-  end();
+  Writing(*this, file, progress).all();
   file.commit();
 }
 
-void Table::write_head(FileWriter& file, const Moment& moment) const {
-  write_options(file, options_);
-  file.put<uint64_t>(moment.row_count);
-  file.put<uint64_t>(moment.row_limit);
-  for (const uint64_t counter : moment.counters) file.put<uint64_t>(counter);
-  write_policies(file, moment.policies);
-  write_removed(file, moment);
-  file.put<uint32_t>(moment.bucket_count);
-  file.put<uint64_t>(moment.drained);
-  file.put<uint64_t>(moment.overflow.size());
-  for (const auto& [key, entry] : moment.overflow) {
-    file.put<uint64_t>(key);
-    file.put<uint32_t>(entry.row);
-    file.put<uint32_t>(entry.seen);
+void Table::Writing::begin() {
+  const auto turn = table_.lock_.turn();
+  moment_ = std::make_unique<Moment>(table_);
+  count(moment_->copied_bytes());
+}
+
+void Table::Writing::end() {
+  {
+    const auto turn = table_.lock_.turn();
+    moment_->forget();
+  }
+  moment_.reset();  // nobody need wait for that
+}
+
+void Table::Writing::head() {
+  write_options(file_, table_.options_);
+  file_.put<uint64_t>(moment_->row_count);
+  file_.put<uint64_t>(moment_->row_limit);
+  for (const uint64_t counter : moment_->counters) file_.put<uint64_t>(counter);
+  write_policies(file_, moment_->policies);
+  removed();
+  file_.put<uint64_t>(moment_->waiting.size());
+  moment_->waiting.for_each_part(
+      [&](const uint64_t* keys, size_t count) { file_.bytes(keys, count * sizeof(uint64_t)); });
+  file_.put<uint32_t>(moment_->bucket_count);
+  file_.put<uint64_t>(moment_->drained);
+  file_.put<uint64_t>(moment_->overflow.size());
+  for (const auto& [key, entry] : moment_->overflow) {
+    file_.put<uint64_t>(key);
+    file_.put<uint32_t>(entry.row);
+    file_.put<uint32_t>(entry.seen);
   }
 }
 
-void Table::write_removed(FileWriter& file, const Moment& moment) const {
-  file.put<uint64_t>(moment.removed_count);
+void Table::Writing::removed() {
+  file_.put<uint64_t>(moment_->removed_count);
   std::vector<uint64_t> part;
-  for (size_t first = 0; first < moment.removed_count; first += part.size()) {
+  for (size_t first = 0; first < moment_->removed_count; first += part.size()) {
     {
-      const auto turn = lock_.turn();
-      const std::vector<uint64_t>& all = moment.touched == nullptr ? removed_ : moment.removed;
-      const size_t end = std::min(first + kSavePart / sizeof(uint64_t), moment.removed_count);
+      const auto turn = table_.lock_.turn();
+      const std::deque<uint64_t>& all = moment_->touched == nullptr ? table_.removed_ : moment_->removed;
+      const size_t end = std::min(first + kSavePart / sizeof(uint64_t), moment_->removed_count);
       part.assign(all.begin() + first, all.begin() + end);
+      count(part.size() * sizeof(uint64_t));
     }
-    file.bytes(part.data(), part.size() * sizeof(uint64_t));
+    file_.bytes(part.data(), part.size() * sizeof(uint64_t));
   }
 }
 
-void Table::write_buckets(FileWriter& file, Moment& moment, const Progress& progress) const {
-  Teller teller(progress, moment_bytes(moment));
+void Table::Writing::buckets() {
+  Teller teller(progress_, moment_->bytes());
+  BeforeImages& before = moment_->buckets;
   std::vector<Bucket> part(kSavePart / sizeof(Bucket));
-  for (uint32_t first = 0; first < moment.bucket_count; first += part.size()) {
-    const uint32_t size = std::min<uint32_t>(part.size(), moment.bucket_count - first);
+  for (uint32_t first = 0; first < moment_->bucket_count; first += part.size()) {
+    const uint32_t size = std::min<uint32_t>(part.size(), moment_->bucket_count - first);
     {
-      const auto turn = lock_.turn();
-      moment.refuse_lost();
+      const auto turn = table_.lock_.turn();
+      moment_->refuse_lost();
       for (uint32_t i = 0; i < size; ++i) {
-        const void* now = &index_.at(first + i);
-        std::memcpy(&part[i], moment.buckets.intact(first + i) ? now : moment.buckets.image(first + i), sizeof(Bucket));
-        moment.buckets.pass(first + i);
+        const void* now = &table_.index_.at(first + i);
+        std::memcpy(&part[i], before.intact(first + i) ? now : before.image(first + i), sizeof(Bucket));
+        before.pass(first + i);
       }
-      count_turn(size * sizeof(Bucket));
+      count(size * sizeof(Bucket));
     }
-    file.bytes(part.data(), size * sizeof(Bucket));
-    teller.at(file.length());
+    file_.bytes(part.data(), size * sizeof(Bucket));
+    teller.at(file_.length());
   }
 }
 
-// Rows in blocks of 64, each with a head. What a head says of the moment stays true, so that the rows of a block may come
-// in several turns.
-void Table::write_rows(FileWriter& file, Moment& moment, const Progress& progress) const {
-  Teller teller(progress, moment_bytes(moment));
-  const uint64_t rows_a_turn = std::max<uint64_t>(1, kSavePart / std::max<size_t>(arena_.bytes_per_row(), 16));
+// Rows in blocks of 64, each with a head. What a head says of the moment stays true, so that the rows of a block may
+// come in several turns.
+void Table::Writing::rows() {
+  Teller teller(progress_, moment_->bytes());
+  const uint64_t rows_a_turn = std::max<uint64_t>(1, kSavePart / std::max<size_t>(table_.arena_.bytes_per_row(), 16));
   std::vector<uint8_t> part;
-  for (uint64_t row = 0; row < moment.row_limit;) {
+  for (uint64_t row = 0; row < moment_->row_limit;) {
     part.clear();
     {
-      const auto turn = lock_.turn();
-      moment.refuse_lost();
-      for (const uint64_t end = std::min(row + rows_a_turn, moment.row_limit); row < end; ++row) {
-        if (row % kBlockRows == 0) add_head(static_cast<uint32_t>(row), moment, part);
-        add_row(static_cast<uint32_t>(row), moment, part);
+      const auto turn = table_.lock_.turn();
+      moment_->refuse_lost();
+      for (const uint64_t end = std::min(row + rows_a_turn, moment_->row_limit); row < end; ++row) {
+        if (row % kBlockRows == 0) add_head(static_cast<uint32_t>(row), part);
+        add_row(static_cast<uint32_t>(row), part);
       }
-      count_turn(part.size());
+      count(part.size());
     }
-    file.bytes(part.data(), part.size());
-    teller.at(file.length());
+    file_.bytes(part.data(), part.size());
+    teller.at(file_.length());
   }
-  teller.at(moment_bytes(moment));
+  teller.at(moment_->bytes());
 }
 
 // Of 64 rows: which are live, which touched, and the counts of the live ones.
-void Table::add_head(uint32_t first, const Moment& moment, std::vector<uint8_t>& part) const {
+void Table::Writing::add_head(uint32_t first, std::vector<uint8_t>& part) const {
   struct {
     uint64_t live = 0, touched = 0;
     uint64_t updates[kBlockRows];
@@ -243,7 +288,7 @@ void Table::add_head(uint32_t first, const Moment& moment, std::vector<uint8_t>&
   uint32_t count = 0;
   for (uint32_t i = 0; i < kBlockRows; ++i) {
     RowNote note;
-    if (moment.row(first + i, note) == nullptr) continue;
+    if (moment_->row(first + i, note) == nullptr) continue;
     head.live |= uint64_t{1} << i;
     head.touched |= uint64_t{note.touched} << i;
     head.updates[count++] = note.updates;
@@ -252,20 +297,11 @@ void Table::add_head(uint32_t first, const Moment& moment, std::vector<uint8_t>&
   part.insert(part.end(), bytes, bytes + (2 + count) * sizeof(uint64_t));
 }
 
-void Table::add_row(uint32_t row, Moment& moment, std::vector<uint8_t>& part) const {
+void Table::Writing::add_row(uint32_t row, std::vector<uint8_t>& part) {
   RowNote note;
-  const uint8_t* bytes = moment.row(row, note);
-  if (bytes != nullptr) part.insert(part.end(), bytes, bytes + arena_.bytes_per_row());
-  moment.rows.pass(row);
-}
-
-void Table::count_turn(uint64_t bytes) const {
-  if (bytes > most_saved_) most_saved_ = bytes;
-}
-
-uint64_t Table::moment_bytes(const Moment& moment) const {
-  return moment.bucket_count * sizeof(Bucket) + moment.row_limit / kBlockRows * 2 * sizeof(uint64_t) +
-         moment.row_count * (sizeof(uint64_t) + arena_.bytes_per_row());
+  const uint8_t* bytes = moment_->row(row, note);
+  if (bytes != nullptr) part.insert(part.end(), bytes, bytes + table_.arena_.bytes_per_row());
+  moment_->rows.pass(row);
 }
 
 }  // namespace monobeam

@@ -9,7 +9,7 @@
 namespace monobeam {
 
 constexpr uint64_t kTableMagic = 0x454c424154424d00;  // "\0MBTABLE"
-constexpr uint32_t kTableVersion = 3;
+constexpr uint32_t kTableVersion = 4;
 constexpr uint32_t kBlockRows = 64;  // of a file: a word has a bit for each
 
 // Tells how far a file is, no more often than every 16 MiB and at the end.

@@ -11,8 +11,9 @@ class Sgd final : public Optimizer {
   explicit Sgd(HyperReader&) {}
   size_t state_floats(size_t) const override { return 0; }
   void init(float*, size_t) const override {}
-  void steps(const Steps& batch) const override;
-  MONOBEAM_INLINE void step(float* __restrict w, float* __restrict, const float* __restrict g, size_t dim, float lr) const {
+  void steps(const Steps& batch) const noexcept override;
+  MONOBEAM_INLINE void step(float* __restrict w, float* __restrict, const float* __restrict g, size_t dim,
+                            float lr) const {
     for (size_t i = 0; i < dim; ++i) w[i] -= lr * g[i];
   }
 };
@@ -24,8 +25,9 @@ class Momentum final : public Optimizer {
       : momentum_(static_cast<float>(hyper.fraction("momentum", 0.9))), nesterov_(hyper.flag("nesterov")) {}
   size_t state_floats(size_t dim) const override { return dim; }
   void init(float* v, size_t dim) const override { std::fill_n(v, dim, 0.0f); }
-  void steps(const Steps& batch) const override;
-  MONOBEAM_INLINE void step(float* __restrict w, float* __restrict v, const float* __restrict g, size_t dim, float lr) const {
+  void steps(const Steps& batch) const noexcept override;
+  MONOBEAM_INLINE void step(float* __restrict w, float* __restrict v, const float* __restrict g, size_t dim,
+                            float lr) const {
     if (nesterov_) {
       for (size_t i = 0; i < dim; ++i) {
         v[i] = momentum_ * v[i] + g[i];

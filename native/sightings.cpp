@@ -20,8 +20,8 @@ void Table::find_or_insert(Span<const uint64_t> keys, uint32_t now, uint32_t* ha
   const auto turn = lock_.turn();
   uint64_t hashes[kSlice];
   uint32_t unknown[kSlice];
-  for (size_t first = 0; first < keys.size; first += slice()) {
-    const Span<const uint64_t> some = {keys.data + first, std::min(slice(), keys.size - first)};
+  for (size_t first = 0; first < keys.size; first += slice_) {
+    const Span<const uint64_t> some = {keys.data + first, std::min(slice_, keys.size - first)};
     const auto section = lock_.exclusive();
     if (index_.kept()) {
       for (const uint64_t key : some) index_.keep(index_.choose(key));
@@ -64,12 +64,12 @@ uint32_t Table::sight(uint64_t key, uint64_t hash, uint32_t now) {
     if (!added) index_.mark(choice);
     return give_row(key, slot, added);
   }
-  if (added && pending_ > options_.pending_limit) bound_pending(key);
+  if (added) begin_waiting(key);
   return kNone;
 }
 
-// A pending entry becomes one with a row, which fill_new_rows() fills. One that was just added goes where there is no row
-// for it.
+// A pending entry becomes one with a row, which fill_new_rows() fills. One that was just added goes where there is no
+// row for it.
 uint32_t Table::give_row(uint64_t key, Slot slot, bool added) {
   uint32_t row;
   try {
@@ -98,25 +98,22 @@ void Table::fill_new_rows() {
   new_count_ = 0;
 }
 
-// One pending key too many: forgets one that was seen long ago, or, when there is none in reach, the newest.
-void Table::bound_pending(uint64_t newest) {
+// Behind all others. When there are too many, the first one goes: it is forgotten if it still waits. (A key that went
+// and came again is there twice, and goes when it is first.)
+void Table::begin_waiting(uint64_t key) {
+  try {
+    waiting_.push(key);
+  } catch (const std::bad_alloc&) {
+    drop_pending(key);
+    throw;
+  }
+  if (waiting_.size() <= options_.pending_limit) return;
+  const uint64_t first = waiting_.oldest();
+  waiting_.pop();
+  if (waiting_.size() > 0) index_.prefetch(waiting_.oldest());  // whose turn is next
+  if (!is_pending(index_.get(first).row)) return;
+  drop_pending(first);
   ++forgotten_;
-  for (int looked = 0; looked < kVictimSearch; ++looked) {
-    victim_hand_ = victim_hand_ + 1 < index_.count() ? victim_hand_ + 1 : 0;
-    if (forget_oldest_pending(index_.at(victim_hand_), newest)) return;
-  }
-  drop_pending(newest);
-}
-
-bool Table::forget_oldest_pending(const Bucket& bucket, uint64_t newest) {
-  int oldest = -1;
-  for (int slot = 0; slot < kSlots; ++slot) {
-    if (!is_pending(bucket.row[slot]) || bucket.key[slot] == newest) continue;
-    if (oldest < 0 || bucket.seen[slot] < bucket.seen[oldest]) oldest = slot;
-  }
-  if (oldest < 0) return false;
-  drop_pending(bucket.key[oldest]);
-  return true;
 }
 
 void Table::drop_pending(uint64_t key) {

@@ -3,6 +3,9 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <iterator>
+
+#include "shown.h"
 
 namespace monobeam {
 namespace {
@@ -13,7 +16,7 @@ const TableOptions& validated(const TableOptions& options) {
     throw std::invalid_argument("dim " + std::to_string(options.dim) + " must be at most " + std::to_string(kMaxDim));
   }
   if (!std::isfinite(options.init_scale) || options.init_scale < 0) {
-    throw std::invalid_argument("init_scale " + std::to_string(options.init_scale) + " must be finite and >= 0");
+    throw std::invalid_argument("init_scale " + shown(options.init_scale) + " must be finite and >= 0");
   }
   return options;
 }
@@ -36,12 +39,12 @@ Table::Table(const TableOptions& options)
       optimizer_(make_optimizer(options.optimizer, options.hyper)),
       state_floats_(optimizer_->state_floats(options.dim)),
       initial_(options.seed, options.init_scale),
+      embedding_bytes_(embedding_bytes(options.format, options.dim)),
       first_state_(state_floats_),
       policies_(options.seed),
       budget_(options.memory_limit, options.room),
       index_(budget_),
-      arena_(embedding_bytes(options.format, options.dim) + state_floats_ * sizeof(float), budget_),
-      embedding_bytes_(embedding_bytes(options.format, options.dim)),
+      arena_(embedding_bytes_ + state_floats_ * sizeof(float), budget_),
       slice_(std::clamp(kSliceBytes / std::max<size_t>(arena_.stride(), 1), kStep, kSlice)),
       new_rows_(std::make_unique<NewRow[]>(kSlice)) {
   optimizer_->init(first_state_.data(), options.dim);
@@ -66,12 +69,14 @@ void Table::reserve(uint64_t rows) {
 
 // --- reading rows --------------------------------------------------------------------------------------------------
 
-void Table::check_handles(Span<const uint32_t> handles) const {
-  for (const uint32_t handle : handles) {
-    if (handle >= row_limit_ && handle != kNone) {
-      throw std::invalid_argument("handle " + std::to_string(handle) + " was never given out");
-    }
+void Table::check_handle(uint32_t handle) const {
+  if (handle >= row_limit_ && handle != kNone) {
+    throw std::invalid_argument("handle " + std::to_string(handle) + " was never given out");
   }
+}
+
+void Table::check_handles(Span<const uint32_t> handles) const {
+  for (const uint32_t handle : handles) check_handle(handle);
 }
 
 void Table::check_offsets(Span<const int64_t> offsets, size_t keys) const {
@@ -122,8 +127,8 @@ void Table::find(Span<const uint64_t> keys, uint32_t* handles) const {
 }
 
 void Table::gather(Span<const uint32_t> handles, float* out) const {
-  for (size_t first = 0; first < handles.size; first += slice()) {
-    const Span<const uint32_t> some = {handles.data + first, std::min(slice(), handles.size - first)};
+  for (size_t first = 0; first < handles.size; first += slice_) {
+    const Span<const uint32_t> some = {handles.data + first, std::min(slice_, handles.size - first)};
     const auto section = lock_.shared();
     check_handles(some);
     if (plain()) {
@@ -138,7 +143,7 @@ void Table::gather(Span<const uint32_t> handles, float* out) const {
 void Table::gather_pooled(Span<const uint32_t> handles, Span<const int64_t> offsets, float* out) const {
   check_offsets(offsets, handles.size);
   std::vector<float> scratch(dim());
-  for_each_run(offsets, slice(), [&](size_t first, size_t end) {
+  for_each_run(offsets, slice_, [&](size_t first, size_t end) {
     const size_t start = offsets[first], size = offsets[end] - offsets[first];
     const auto section = lock_.shared();
     check_handles({handles.data + start, size});
@@ -152,8 +157,8 @@ void Table::gather_pooled(Span<const uint32_t> handles, Span<const int64_t> offs
 
 void Table::lookup(Span<const uint64_t> keys, float* rows, bool* found) const {
   uint32_t handles[kSlice];
-  for (size_t first = 0; first < keys.size; first += slice()) {
-    const Span<const uint64_t> some = {keys.data + first, std::min(slice(), keys.size - first)};
+  for (size_t first = 0; first < keys.size; first += slice_) {
+    const Span<const uint64_t> some = {keys.data + first, std::min(slice_, keys.size - first)};
     const RowAccess rows_here = access();
     const auto section = lock_.shared();
     if (plain()) {
@@ -170,7 +175,7 @@ void Table::lookup_pooled(Span<const uint64_t> keys, Span<const int64_t> offsets
   check_offsets(offsets, keys.size);
   std::vector<float> scratch(dim());
   std::vector<uint32_t> handles;
-  for_each_run(offsets, slice(), [&](size_t first, size_t end) {
+  for_each_run(offsets, slice_, [&](size_t first, size_t end) {
     const size_t start = offsets[first];
     handles.resize(offsets[end] - offsets[first]);
     const RowAccess rows_here = access();
@@ -203,7 +208,7 @@ size_t Table::size() const {
 
 size_t Table::memory_bytes() const {
   const auto section = lock_.shared();
-  return index_.bytes() + arena_.bytes() + removed_.capacity() * sizeof(uint64_t);
+  return index_.bytes() + arena_.bytes() + waiting_.bytes() + removed_count_ * sizeof(uint64_t);
 }
 
 uint64_t Table::update_count_sum() const {
@@ -214,6 +219,17 @@ uint64_t Table::update_count_sum() const {
 TableStats Table::stats() const {
   const auto section = lock_.shared();
   return {index_.count(), pending_, index_.overflow().size(), forgotten_, most_saved_, index_.work()};
+}
+
+// Pending keys among those that wait.
+size_t Table::count_waiting() const {
+  std::vector<uint64_t> keys;
+  const auto pending = [&](uint64_t key) { return is_pending(index_.get(key).row); };
+  waiting_.for_each_part([&](const uint64_t* some, size_t count) {
+    std::copy_if(some, some + count, std::back_inserter(keys), pending);
+  });
+  std::sort(keys.begin(), keys.end());
+  return std::unique(keys.begin(), keys.end()) - keys.begin();
 }
 
 void Table::check() const {
@@ -234,9 +250,11 @@ void Table::check() const {
     taken[field] = true;
     updates += arena_.updates(field);
   });
+  if (budget_.used() != index_.cost() + arena_.cost()) throw std::runtime_error("table: wrong sum of its memory");
   if (rows != arena_.size()) throw std::runtime_error("table: there are rows without a key");
   if (pending != pending_) throw std::runtime_error("table: wrong number of pending keys");
-  if (pending > options_.pending_limit) throw std::runtime_error("table: more pending keys than its limit");
+  if (waiting_.size() > options_.pending_limit) throw std::runtime_error("table: more keys wait than may");
+  if (pending != count_waiting()) throw std::runtime_error("table: a pending key is not among those that wait");
   if (updates != update_sum_) throw std::runtime_error("table: wrong sum of update counts");
 }
 

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -22,11 +23,9 @@
 #include "probe.h"
 #include "rows.h"
 #include "span.h"
+#include "waiting.h"
 
 namespace monobeam {
-
-class FileReader;
-class FileWriter;
 
 // What stands for "no row" among handles.
 constexpr uint32_t kNone = kEmpty;
@@ -38,9 +37,10 @@ struct TableOptions {
   Hyper hyper;                // its hyper-parameters, the others have defaults
   uint64_t seed;              // of initial rows and admission draws
   float init_scale;           // initial components are uniform in [-init_scale, init_scale)
-  uint64_t pending_limit;     // keys that wait for admission at a time; 16 bytes each
+  uint64_t pending_limit;     // keys that wait for admission at a time, about 30 bytes each: one is forgotten when so
+                              // many began to wait after it
   RowFormat format = RowFormat::kFp32;  // of embeddings in memory
-  uint64_t memory_limit = 0;  // bytes of buckets and rows; 0: none
+  uint64_t memory_limit = 0;  // bytes of buckets and rows with their notes (see budget.h); 0: none
   std::shared_ptr<Room> room = nullptr;  // what buckets and rows share with other tables; not in files
 };
 
@@ -68,9 +68,10 @@ struct TableStats {
 // Handles are row numbers. A handle is valid until its key is erased or expires; then it reads as zeros and is skipped
 // by apply, until the row is given to another key. Whoever keeps handles over an erase or expire must find them anew.
 //
-// Errors: std::invalid_argument for what the caller got wrong (the table is unchanged), TableFull where memory_limit,
-// the room or the machine has no more (what was done before stays done, and the table is unharmed), FileError for the
-// file system.
+// Errors: std::invalid_argument for what the caller got wrong (the table is unchanged), TableFull or std::bad_alloc
+// where memory_limit, the room or the process's own limits leave no more (what was done before stays done, and the
+// table is unharmed), FileError for the file system. Linux gives out more memory than there is: without memory_limit, a
+// table that outgrows the machine ends with the process.
 class Table {
  public:
   explicit Table(const TableOptions& options);
@@ -89,7 +90,8 @@ class Table {
   void set_policy(uint32_t slot, const SlotPolicy& policy);
 
   // Has memory for `rows` rows in all ready. Without it the first use of each page costs a fault, now and then a long
-  // one; that is all, as growth itself never pauses. TableFull for more than there can be.
+  // one; that is all, as growth itself never pauses. TableFull for more than there can be. Other calls that change the
+  // table wait until all of it is ready; readers do not.
   void reserve(uint64_t rows);
 
   // Each occurrence is a sighting at time `now`: it stamps last-seen (which never goes back), and counts towards the
@@ -113,7 +115,8 @@ class Table {
 
   // One optimizer step for every distinct row of the batch, with the sum of the gradients of the bags it is in, in
   // order of occurrence. The row's update count grows by its occurrences, and it is touched. Without offsets each
-  // handle is a bag. Rows in int8 cannot learn: std::invalid_argument.
+  // handle is a bag. Rows in int8 cannot learn: std::invalid_argument. Less than 2^31 handles. A thread keeps the
+  // memory that its largest batch took, for its next one.
   void apply_pooled(Span<const uint32_t> handles, Span<const int64_t> offsets, const float* gradients,
                     float learning_rate);
 
@@ -122,8 +125,11 @@ class Table {
   std::vector<uint64_t> touched() const;
 
   // (snapshot) The keys whose rows were erased or have expired since the last clear_touched(), and are absent. Sorted.
-  // They are remembered until clear_touched().
+  // They are remembered until clear_touched(), in 8 bytes each.
   std::vector<uint64_t> expired() const;
+
+  // touched(), expired(), export_rows() and this are calls of their own: an update that another thread makes between
+  // them is in none of two commits, unless whoever commits keeps others from changing the table meanwhile.
 
   void clear_touched();
 
@@ -134,14 +140,17 @@ class Table {
   // Inserts or overwrites; neither touches nor asks for admission. Of equal keys the last wins.
   void import_rows(Span<const uint64_t> keys, const uint8_t* rows);
 
-  // Embeddings alone (values: float[N][dim]); the state becomes zero, last-seen and update count stay, 0 in new rows.
+  // Embeddings alone (values: float[N][dim]); the state becomes that of a new row, last-seen and update count stay, 0
+  // in new rows. With ftrl and group_ftrl, whose weights are a function of the state, the values last until the next
+  // step.
   void import_values(Span<const uint64_t> keys, const float* values);
 
   // Returns how many rows there were to erase. Forgets sightings of keys without a row as well.
   size_t erase(Span<const uint64_t> keys);
 
   // Looks at the next `budget` buckets, at most once at each, and erases what has not been seen for its slot's
-  // expire_seconds. Returns the keys that lost a row, sorted.
+  // expire_seconds. Returns the keys that lost a row, sorted. Whenever it is at the first bucket it also looks at all
+  // keys outside of buckets, which are hardly any unless somebody chose keys for that.
   std::vector<uint64_t> expire(uint32_t now, uint64_t budget);
 
   // Erases those of `keys` that expire() would if it came to their buckets now. Returns how many had a row. Whoever
@@ -156,7 +165,7 @@ class Table {
   std::vector<uint64_t> keys() const;
 
   size_t size() const;               // rows
-  size_t memory_bytes() const;       // buckets in use, and chunks of rows
+  size_t memory_bytes() const;       // of all that grows: what memory_limit bounds, and what is remembered
   uint64_t update_count_sum() const; // over the rows that are there
   TableStats stats() const;
 
@@ -164,28 +173,27 @@ class Table {
   void check() const;
 
   // (snapshot) Of the moment when it begins. Whoever changes the table meanwhile puts aside what was there (before.h),
-  // and waits for no longer than it takes to copy kSavePart bytes. std::bad_alloc where
-  // there is no memory for what was put aside: the change goes on, the save does not. Replaces the file at once, when all is on disk.
-  // Saves follow one another.
+  // and waits for no longer than it takes to copy kSavePart bytes, or the policies and the keys outside of buckets,
+  // hardly any. std::bad_alloc where there is no memory for what was put aside: the change goes on, the save does not.
+  // Replaces the file at once, when all is on disk. Saves follow one another.
   void save(const std::string& path, const Progress& progress = nullptr) const;
 
  private:
-  static constexpr size_t kSlice = 512;    // rows or keys per section under the lock, at most
+  static constexpr size_t kSlice = 512;  // rows or keys per section under the lock, at most
   static constexpr size_t kSliceBytes = size_t{1} << 19;  // of rows, unless it is a single group
-  static constexpr size_t kStep = 8;        // rows of one call of the optimizer: while they are worked on, the next ones come from memory
-  static constexpr size_t kRowTail = 16;    // of an exported row: last-seen, padding, updates
+  static constexpr size_t kStep = Steps::kMost;
+  static constexpr size_t kRowTail = 16;  // of an exported row: last-seen, padding, updates
   static constexpr size_t kSavePart = size_t{1} << 18;
-  static constexpr int kVictimSearch = 64;  // buckets
 
   struct NewRow {
     uint64_t key;
     uint32_t row;
   };
   struct Moment;  // save.cpp
-  class Saver;
+  class Writing;  // save.cpp
+  class Reading;  // load.cpp
 
   RowAccess access() const { return {arena_.row(0), arena_.stride(), embedding_bytes_}; }
-  size_t slice() const { return slice_; }
   bool plain() const { return options_.format == RowFormat::kFp32; }
 
   uint32_t sight(uint64_t key, uint64_t hash, uint32_t now);
@@ -195,57 +203,50 @@ class Table {
   uint32_t give_row(uint64_t key, Slot slot, bool added);
   void fill_new_rows();
   void drop_pending(uint64_t key);
-  void bound_pending(uint64_t newest);
-  bool forget_oldest_pending(const Bucket& bucket, uint64_t newest);
+  void begin_waiting(uint64_t key);
   bool remove(uint64_t key);
   void expire_bucket(uint32_t bucket, uint32_t now, std::vector<uint64_t>& gone);
   void expire_overflowing(uint32_t now, std::vector<uint64_t>& gone);
   bool due(uint64_t key, uint32_t field, uint32_t seen, uint32_t now) const;
   void decode_row(uint32_t handle, float* out) const;
   void sum_rows(Span<const uint32_t> handles, float* scratch, float* out) const;
-  void update(const RowGradients& batch, size_t first, size_t end, float learning_rate);
+  void update(const RowGradients& batch, size_t first, size_t end, float learning_rate, float* space);
   float* state_of(uint32_t row) const { return reinterpret_cast<float*>(arena_.row(row) + embedding_bytes_); }
+  size_t count_waiting() const;
+  void check_handle(uint32_t handle) const;
+  void check_rows(const RowGradients& batch) const;
   void check_handles(Span<const uint32_t> handles) const;
   void check_offsets(Span<const int64_t> offsets, size_t keys) const;
-  void write_head(FileWriter& file, const Moment& moment) const;
-  void write_removed(FileWriter& file, const Moment& moment) const;
-  void write_buckets(FileWriter& file, Moment& moment, const Progress& progress) const;
-  void write_rows(FileWriter& file, Moment& moment, const Progress& progress) const;
-  void add_head(uint32_t first, const Moment& moment, std::vector<uint8_t>& part) const;
-  void add_row(uint32_t row, Moment& moment, std::vector<uint8_t>& part) const;
-  void count_turn(uint64_t bytes) const;
   std::unique_lock<std::mutex> no_save() const;
-  uint64_t moment_bytes(const Moment& moment) const;
-  void read(FileReader& file, const Progress& progress);
-  void read_block(FileReader& file, uint32_t first);
 
   const TableOptions options_;
   const std::unique_ptr<const Optimizer> optimizer_;
   const size_t state_floats_;
   const InitialRow initial_;
+  const size_t embedding_bytes_;    // of a row
   std::vector<float> first_state_;  // of every new row
 
   mutable TableLock lock_;
   mutable std::mutex saving_;  // taken before lock_
+  mutable std::atomic<std::thread::id> saver_{};
+  mutable std::atomic<uint64_t> most_saved_{0};  // bytes that a save copied while others waited
+  mutable Moment* moment_ = nullptr;             // of the save that runs
   Policies policies_;
   Budget budget_;
   mutable Buckets index_;  // save() watches what changes
   mutable Arena arena_;
-  mutable Moment* moment_ = nullptr;  // of the save that runs
-  mutable std::atomic<std::thread::id> saver_{};
-  mutable std::atomic<uint64_t> most_saved_{0};  // bytes that a save copied while others waited
-  const size_t embedding_bytes_;  // of a row
-  const size_t slice_;
+  const size_t slice_;  // rows or keys per section under the lock
   uint64_t pending_ = 0;      // entries of index_ without a row
   uint64_t update_sum_ = 0;
   uint64_t row_limit_ = 0;    // handles at and above this were never given out, also before clear()
-  uint64_t forgotten_ = 0;    // sightings of keys dropped to bound pending_
+  uint64_t forgotten_ = 0;    // pending keys that pending_limit made room of
   uint32_t expire_hand_ = 0;  // the next bucket that expire() looks at
-  uint32_t victim_hand_ = 0;  // the next bucket that bound_pending() looks at
+  Waiting waiting_;           // every pending key, and some that are not pending any more
   std::unique_ptr<NewRow[]> new_rows_;  // kSlice of them; the first new_count_ were given out and are not yet filled
   size_t new_count_ = 0;
   std::vector<float> new_values_;  // of one of them, where they are not stored as floats
-  std::vector<uint64_t> removed_;  // keys
+  std::deque<uint64_t> removed_;  // keys; it grows without being copied
+  std::atomic<size_t> removed_count_{0};  // of them, for readers
 };
 
 }  // namespace monobeam

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "shown.h"
 #include "table.h"
 
 namespace monobeam {
@@ -40,45 +41,60 @@ void Table::apply_pooled(Span<const uint32_t> handles, Span<const int64_t> offse
   if (options_.format == RowFormat::kInt8) {
     throw std::invalid_argument("rows in int8 are for serving and cannot learn; train in fp32, fp16 or bf16");
   }
-  if (!std::isfinite(learning_rate) || learning_rate < 0 || (learning_rate == 0 && optimizer_->divides_by_rate())) {
-    throw std::invalid_argument("learning_rate " + std::to_string(learning_rate) + " must be finite and " +
-                                (optimizer_->divides_by_rate() ? "> 0" : ">= 0"));
+  const bool divides = optimizer_->divides_by_rate();
+  if (!std::isfinite(learning_rate) || learning_rate < 0 || (divides && !std::isfinite(1 / learning_rate))) {
+    throw std::invalid_argument("learning_rate " + shown(learning_rate) + " must be finite and " +
+                                (divides ? "> 0, and so must be 1 / it" : ">= 0"));
+  }
+  if (handles.size >= kMaxRows) {
+    throw std::invalid_argument(std::to_string(handles.size) + " handles are too many for one batch, which may have " +
+                                std::to_string(kMaxRows - 1));
   }
   thread_local RowGradients own;
+  thread_local std::vector<float> own_space;
   RowGradients& batch = own;
   batch.read(handles, offsets, gradients, dim());
+  own_space.resize(kStep * ((plain() ? 0 : dim()) + optimizer_->scratch_floats(dim())));
+  float* const space = own_space.data();
   const auto turn = lock_.turn();
-  check_handles(handles);
+  check_rows(batch);
   prefetch_updates(arena_, batch, 0, kRowsAhead);
-  for (size_t first = 0; first < batch.size(); first += slice()) {
-    const size_t end = std::min(first + slice(), batch.size());
+  for (size_t first = 0; first < batch.size(); first += slice_) {
+    const size_t end = std::min(first + slice_, batch.size());
     const auto section = lock_.exclusive();
     for (size_t step = first; step < end; step += kStep) {
       prefetch_updates(arena_, batch, step + kRowsAhead, step + kRowsAhead + kStep);
-      update(batch, step, std::min(step + kStep, end), learning_rate);
+      update(batch, step, std::min(step + kStep, end), learning_rate, space);
     }
   }
 }
 
-void Table::update(const RowGradients& batch, size_t first, size_t end, float learning_rate) {
+// Handles as they were read: the caller's array may have changed since.
+void Table::check_rows(const RowGradients& batch) const {
+  uint32_t most = 0;
+  for (size_t i = 0; i < batch.size(); ++i) most = std::max(most, batch[i].row);
+  if (batch.size() > 0) check_handle(most);
+}
+
+void Table::update(const RowGradients& batch, size_t first, size_t end, float learning_rate, float* space) {
   float *weights[kStep], *states[kStep];
   const float* gradients[kStep];
   uint32_t rows[kStep];
-  thread_local std::vector<float> decoded;
-  if (!plain()) decoded.resize(kStep * dim());
+  float* const decoded = space;
+  float* const scratch = space + (plain() ? 0 : kStep * dim());
   size_t count = 0;
   for (size_t i = first; i < end; ++i) arena_.prepare_update(batch[i].row, batch[i].occurrences);
   for (size_t i = first; i < end; ++i) {
     const uint32_t row = batch[i].row;
     if (!arena_.update(row, batch[i].occurrences)) continue;
     update_sum_ += batch[i].occurrences;
-    weights[count] = plain() ? reinterpret_cast<float*>(arena_.row(row)) : decoded.data() + count * dim();
+    weights[count] = plain() ? reinterpret_cast<float*>(arena_.row(row)) : decoded + count * dim();
     if (!plain()) decode_row(row, weights[count]);
     states[count] = state_of(row);
     rows[count] = row;
     gradients[count++] = batch[i].gradient;
   }
-  optimizer_->steps({weights, states, gradients, count, dim(), learning_rate});
+  optimizer_->steps({weights, states, gradients, count, dim(), learning_rate, scratch});
   if (plain()) return;
   for (size_t i = 0; i < count; ++i) {
     const uint64_t stream = rounding_stream(options_.seed, arena_.updates(rows[i]), weights[i], dim());
@@ -180,8 +196,8 @@ void Table::import_rows(Span<const uint64_t> keys, const uint8_t* rows) {
   }
   const auto turn = lock_.turn();
   std::vector<float> values(dim() + 1);  // so that it has an address
-  for (size_t first = 0; first < keys.size; first += slice()) {
-    const size_t end = std::min(first + slice(), keys.size);
+  for (size_t first = 0; first < keys.size; first += slice_) {
+    const size_t end = std::min(first + slice_, keys.size);
     const auto section = lock_.exclusive();
     for (size_t i = first; i < end; ++i) {
       const uint8_t* from = rows + i * row_bytes();
@@ -203,14 +219,14 @@ void Table::import_rows(Span<const uint64_t> keys, const uint8_t* rows) {
 
 void Table::import_values(Span<const uint64_t> keys, const float* values) {
   const auto turn = lock_.turn();
-  for (size_t first = 0; first < keys.size; first += slice()) {
-    const size_t end = std::min(first + slice(), keys.size);
+  for (size_t first = 0; first < keys.size; first += slice_) {
+    const size_t end = std::min(first + slice_, keys.size);
     const auto section = lock_.exclusive();
     for (size_t i = first; i < end; ++i) {
       const uint32_t row = *find_or_add_row(keys[i]).row;
       arena_.keep(row);
       encode_nearest(options_.format, values + i * dim(), dim(), arena_.row(row));
-      std::fill_n(state_of(row), state_floats_, 0.0f);
+      std::copy(first_state_.begin(), first_state_.end(), state_of(row));
     }
   }
 }

@@ -105,13 +105,13 @@ class PlainLoop:
 
 
 def _clipped(gradients: torch.Tensor, norm: float) -> torch.Tensor:
-    """Rows that are longer than ``norm`` (0: any length) scaled down to it; squares are summed in order."""
-    squares = torch.zeros(len(gradients))
-    for column in gradients.T:
+    """Rows that are longer than ``norm`` (0: any length) scaled down to it; squares are summed in order, as float64."""
+    squares = torch.zeros(len(gradients), dtype=torch.float64)
+    for column in gradients.double().T:
         squares = squares + column * column
-    length = torch.from_numpy(np.sqrt(squares.numpy()))
-    ratio = torch.tensor(norm) / length  # not norm / length: torch would round 1 / length first
-    scale = torch.where(length > norm, ratio, 1.0) if norm else torch.ones_like(length)
+    length, most = torch.from_numpy(np.sqrt(squares.numpy())), torch.tensor(norm).double()
+    ratio = (most / length).float()  # most is a tensor: of a number, torch would round 1 / length first
+    scale = torch.where(length > most, ratio, 1.0) if norm else torch.ones_like(ratio)
     return gradients * scale[:, None]
 
 

@@ -37,7 +37,7 @@ def payload_of(file: bytes) -> bytes:
     return payload
 
 
-def framed(payload: bytes, version: int = 3) -> bytes:
+def framed(payload: bytes, version: int = 4) -> bytes:
     """A file with right checksums, whatever its payload says."""
     prologue = MAGIC + version.to_bytes(4, "little") + bytes(4) + len(payload).to_bytes(8, "little")
     file = prologue + checksum(prologue, 0)

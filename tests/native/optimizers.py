@@ -186,8 +186,8 @@ class Transformed:
 
     def step(self, w: Array, state: Array, g: Array, lr: Any) -> None:
         g = np.clip(g, -self.value, self.value) if self.value else g
-        norm = np.sqrt(_sum(g * g))
-        g = self.norm / norm * g if self.norm and norm > self.norm else g
+        norm = np.sqrt(_sum(np.square(g, dtype=np.float64)))
+        g = self.kind(self.norm.astype(np.float64) / norm) * g if self.norm and norm > self.norm else g
         self.rule.step(w, state, g + self.decay * w if self.decay else g, lr)
 
 

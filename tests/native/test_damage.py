@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from monobeam.native import Table
-from tests.native.files import BLOCK, framed, payload_of
+from tests.native.files import BLOCK, PROLOGUE, checksum, framed, payload_of
 from tests.native.golden import file_of, golden_table
 from tests.native.test_save import trained
 
@@ -65,9 +65,29 @@ def test_blocks_in_another_order_are_refused(refused: Callable[[bytes, str], Non
 
 
 def test_another_version_is_named(whole: bytes, refused: Callable[[bytes, str], None]) -> None:
-    for version in (1, 2, 4):
-        message = f"is a saved table of format version {version}; this build reads version 3"
+    for version in (1, 2, 3, 5):
+        message = f"is a saved table of format version {version}; this build reads version 4"
         refused(framed(payload_of(whole), version), message)
+
+
+def test_a_length_that_wraps_around_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    """Modulo 2^64 a file of such a length would be as long as it is; and believing its bucket count takes gigabytes."""
+    empty = payload_of(file_of(Table(2, "sgd", {}, 0, 0.1)))
+    before, found, after = empty.rpartition((8).to_bytes(4, "little") + bytes(16))  # 8 buckets, none overflowing
+    assert found
+    block = (before + (1 << 25).to_bytes(4, "little") + bytes(16) + after).ljust(BLOCK, b"\0")
+    size = PROLOGUE + 8 + BLOCK + 8
+    about = ((1 << 64) + size) * BLOCK // (BLOCK + 8)
+    (length,) = (n for n in range(about - 99, about + 99) if file_bytes(n) == (1 << 64) + size)
+    prologue = framed(b"")[:16] + length.to_bytes(8, "little")
+    path = tmp_path / "table"
+    path.write_bytes(prologue + checksum(prologue, 0) + block + checksum(block, 1))
+    with pytest.raises(ValueError, match=f"is truncated or damaged: {size} bytes, where its head says {length}"):
+        Table.load(str(path))
+
+
+def file_bytes(length: int) -> int:
+    return PROLOGUE + 8 + 8 * -(-length // BLOCK) + length
 
 
 def test_files_of_something_else_are_no_tables(refused: Callable[[bytes, str], None]) -> None:
@@ -92,6 +112,7 @@ ORIGINAL = 0x123456789ABCDEF0
             b"\20" + bytes(15) + bytes(8),
             "table: key 1311768467463790320 has a row that is free",
         ),
+        (b"\1" + bytes(23), b"\1" + bytes(7) + b"\3" + bytes(15), "has a note of a row that is not there"),
         (b"sgd", b"sgf", "unknown optimizer 'sgf'"),
         (b"\2\0\0\0\3\0\0\0sgd", b"\2\0\2\0\3\0\0\0sgd", "dim 131074 must be at most 8192"),
     ],

@@ -132,6 +132,22 @@ def test_erased_and_made_anew_counts_as_touched() -> None:
     assert table.touched().tolist() == []
 
 
+def test_what_was_remembered_of_erased_keys_costs_nothing_once_it_is_forgotten() -> None:
+    table, empty = Table(4, "sgd", {}, 0, 0.1), Table(4, "sgd", {}, 0, 0.1).memory_bytes
+    keys = keys_of(1, 0, 50_000)
+    table.find_or_insert(keys, 0)
+    full = table.memory_bytes
+    table.erase(keys)
+    remembered = table.memory_bytes
+    table.clear_touched()
+    assert remembered - table.memory_bytes == 8 * len(keys)
+    table.find_or_insert(keys, 0)
+    assert table.memory_bytes == full
+    table.erase(keys)
+    table.clear()
+    assert table.memory_bytes == empty
+
+
 def test_keys_that_are_expired_one_by_one_are_those_of_a_whole_sweep() -> None:
     table = Table(2, "adagrad", {}, 0, 0.1)
     table.set_policy(1, expire_seconds=10)

@@ -1,6 +1,7 @@
 """Wrong input is refused with the bad value, and harms nothing."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -98,6 +99,17 @@ def test_empty_calls(table: Table) -> None:
     table.apply(table.find(nothing), np.zeros((0, 4), np.float32), 0.1)
     assert table.erase(nothing) == 0
     assert table.expire_keys(nothing, 1) == 0
+
+
+def test_a_batch_of_more_than_can_be_numbered_is_refused(tmp_path: Path) -> None:
+    count = 2**31
+    with (tmp_path / "holes").open("wb") as file:
+        file.truncate(4 * count)
+    handles, table = np.asarray(np.memmap(tmp_path / "holes", np.uint32, "r")), Table(0, "sgd", {}, 0, 0.0)
+    with pytest.raises(ValueError, match="2147483648 handles are too many for one batch"):
+        table.apply(handles, np.zeros((count, 0), np.float32), 0.1)
+    with pytest.raises(ValueError, match="2147483648 handles are too many for one batch"):
+        table.apply_pooled(handles, np.array([0, count]), np.zeros((1, 0), np.float32), 0.1)
 
 
 def test_a_set_of_keys() -> None:

@@ -57,6 +57,24 @@ def test_weight_decay_moves_every_component(optimizer: str, dim: int) -> None:
     assert (before != 0).all()
 
 
+@pytest.mark.parametrize("optimizer", sorted(OPTIMIZERS))
+def test_imported_values_begin_with_the_optimizers_first_state(optimizer: str) -> None:
+    """With zeros in its place, Adagrad would divide 0 by 0 at the first component without a gradient."""
+    values, gradients = some(3, 4, seed=7), some(3, 4)
+    gradients[0], gradients[1, ::2] = 0, 0
+    trained, fresh = Table(4, optimizer, {}, 0, 0.1), Table(4, optimizer, {}, 1, 0.1)
+    for _ in range(5):
+        stepped(trained, some(3, 4))
+    for table in (trained, fresh):
+        table.import_values(keys(3), values)
+        np.testing.assert_array_equal(table.lookup(keys(3))[0], values)
+    np.testing.assert_array_equal(trained.export_rows(keys(3))[:, :-16], fresh.export_rows(keys(3))[:, :-16])
+    for _ in range(3):
+        moved = stepped(trained, gradients)
+        assert np.isfinite(moved).all()
+        np.testing.assert_array_equal(moved, stepped(fresh, gradients))
+
+
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "amsgrad"])
 @pytest.mark.parametrize("steps", [1, 1000])
 def test_adam_goes_on_with_its_own_bias_correction(optimizer: str, steps: int, tmp_path: Path) -> None:
@@ -204,6 +222,23 @@ def test_what_is_off_changes_nothing(optimizer: str) -> None:
         expected = stepped(other, gradients)
         np.testing.assert_array_equal(stepped(one, gradients), expected)
         np.testing.assert_array_equal(stepped(high, gradients), expected)
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e19, 1e38])
+def test_a_gradient_of_any_size_is_clipped_to_its_norm(size: float) -> None:
+    """In float32 the sum of the squares would be infinite, and the gradient clipped to 0; or 0, and not clipped."""
+    table = Table(4, "sgd", {"clip_norm": size / 10}, 0, 0.0)
+    weights = stepped(table, np.array([[size, size, -size, size]], np.float32), 1.0)
+    np.testing.assert_allclose(weights, np.array([[-1, -1, 1, -1]]) * size / 20, rtol=1e-6)
+
+
+def test_an_infinite_gradient_is_clipped_by_value_and_shows_when_clipped_by_norm() -> None:
+    gradients = np.array([[np.inf, 1.0], [-np.inf, 1.0]], np.float32)
+    by_value = stepped(Table(2, "sgd", {"clip_value": 2.0}, 0, 0.0), gradients, 1.0)
+    np.testing.assert_array_equal(by_value, [[-2, -1], [2, -1]])
+    by_norm = stepped(Table(2, "sgd", {"clip_norm": 2.0}, 0, 0.0), gradients, 1.0)
+    assert np.isnan(by_norm[:, 0]).all()
+    assert (by_norm[:, 1] == 0).all()
 
 
 @pytest.mark.parametrize("optimizer", sorted(OPTIMIZERS))

@@ -125,11 +125,8 @@ def test_restored_in_mid_course(optimizer: str, hyper: dict[str, float], how: st
         restored = Table.load(str(tmp_path / "table"))
     train(restored, first=STEPS // 2)
     assert len(half) < len(whole), "new rows come in the second half as well"
-    # Those seen in both halves have the later time either way: the second half stamps with the same clock.
     keys = whole.keys()
-    expected, actual = whole.export_rows(keys), restored.export_rows(keys)
-    np.testing.assert_array_equal(actual[:, :-16], expected[:, :-16])
-    np.testing.assert_array_equal(actual[:, -8:], expected[:, -8:])
+    np.testing.assert_array_equal(restored.export_rows(keys), whole.export_rows(keys))
     assert restored.update_count_sum == whole.update_count_sum == STEPS * 6
 
 
@@ -215,16 +212,22 @@ def test_duplicates_are_one_step_with_the_sum() -> None:
         ("lion", {}, "unknown optimizer 'lion'; allowed: adadelta, adagrad, adam, adamw, amsgrad, ftrl, group_ftrl"),
         ("sgd", {"momentum": 0.9}, "no hyper-parameter 'momentum'; allowed: clip_norm, clip_value, weight_decay$"),
         ("adam", {"beta3": 0.9}, "adam has no hyper-parameter 'beta3'; allowed: beta1, beta2, clip_norm, clip_value"),
-        ("momentum", {"nesterov": 0.5}, "nesterov=0.500000 of optimizer momentum must be 0 or 1"),
-        ("sgd", {"clip_norm": -1.0}, "clip_norm=-1.000000 of optimizer sgd must be finite and >= 0"),
-        ("adadelta", {"epsilon": 0.0}, "epsilon=0.000000 of optimizer adadelta must be finite and > 0"),
-        ("adam", {"beta1": 1.0}, r"beta1=1.000000 of optimizer adam must be in \[0, 1\)"),
+        ("momentum", {"nesterov": 0.5}, "nesterov=0.5 of optimizer momentum must be 0 or 1"),
+        ("sgd", {"clip_norm": -1.0}, "clip_norm=-1 of optimizer sgd must be finite and >= 0"),
+        ("adadelta", {"epsilon": 0.0}, "epsilon=0 of optimizer adadelta must be finite and > 0"),
+        ("adam", {"beta1": 1.0}, r"beta1=1 of optimizer adam must be in \[0, 1\)"),
         ("adagrad", {"epsilon": float("nan")}, "epsilon=nan of optimizer adagrad must be finite and >= 0"),
         ("adagrad", {"initial_accumulator": 0.0}, "divides by 0"),
         ("rowwise_adagrad", {"initial_accumulator": 0.0}, "divides by 0"),
         ("ftrl", {"initial_accumulator": 0.0, "beta": 0.0}, "divides by 0"),
         ("group_ftrl", {"initial_accumulator": 0.0, "beta": 0.0}, "group_ftrl divides by 0"),
-        ("rmsprop", {"epsilon": 0.0}, "epsilon=0.000000 of optimizer rmsprop must be finite and > 0"),
+        ("rmsprop", {"epsilon": 0.0}, "epsilon=0 of optimizer rmsprop must be finite and > 0"),
+        # What is finite, or not 0, as float64 alone.
+        ("adam", {"epsilon": 1e-50}, "epsilon=1e-50 of optimizer adam must be finite and > 0 as a float32"),
+        ("sgd", {"clip_norm": 1e-50}, "clip_norm=1e-50 of optimizer sgd must be finite and >= 0 as a float32"),
+        ("sgd", {"weight_decay": 1e300}, r"weight_decay=1e\+300 of optimizer sgd must be finite and >= 0"),
+        ("momentum", {"momentum": 1 - 1e-9}, r"momentum=0.999999999 of optimizer momentum must be in \[0, 1\)"),
+        ("adagrad", {"initial_accumulator": 1e-50}, "initial_accumulator=1e-50 of optimizer adagrad must be"),
     ],
 )
 def test_refused_settings(optimizer: str, hyper: dict[str, float], message: str) -> None:
@@ -233,11 +236,19 @@ def test_refused_settings(optimizer: str, hyper: dict[str, float], message: str)
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "rate"), [("sgd", -0.1), ("sgd", float("nan")), ("ftrl", 0.0), ("group_ftrl", 0.0)]
+    ("optimizer", "rate", "shown"),
+    [
+        ("sgd", -0.25, "-0.25 must be finite and >= 0"),
+        ("sgd", float("nan"), "nan must be"),
+        ("sgd", 1e39, "inf must be"),
+        ("ftrl", 0.0, "0 must be finite and > 0, and so must be 1 / it"),
+        ("group_ftrl", 0.0, "0 must be"),
+        ("ftrl", 2.0**-130, "7.34683969e-40 must be"),
+    ],
 )
-def test_refused_rates(optimizer: str, rate: float) -> None:
+def test_refused_rates(optimizer: str, rate: float, shown: str) -> None:
     table = Table(1, optimizer, {}, 0, 0.1)
     handles = table.find_or_insert(np.array([1], np.uint64), 0)
-    with pytest.raises(ValueError, match="learning_rate"):
+    with pytest.raises(ValueError, match=f"learning_rate {shown}"):
         table.apply(handles, np.ones((1, 1), np.float32), rate)
     assert table.update_count_sum == 0

@@ -1,6 +1,10 @@
 """Tables as files: whole, or refused."""
 
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,6 +55,48 @@ def test_saving_replaces_and_leaves_nothing_else(tmp_path: Path) -> None:
     trained().save(str(path))
     assert len(Table.load(str(path))) == len(trained())
     assert [entry.name for entry in tmp_path.iterdir()] == ["table"]
+
+
+def test_saves_to_one_path_at_the_same_time_leave_one_of_their_files(tmp_path: Path) -> None:
+    path, tables = tmp_path / "table", [trained(), trained(9_000)]
+    sizes = {len(table) for table in tables}
+    assert len(sizes) == 2
+    for first, second in (tables, tables[::-1]):
+        inner: list[int] = []
+
+        def between(*_: int, other: Table = second, sizes_seen: list[int] = inner) -> None:
+            if not sizes_seen:
+                other.save(str(path))
+                sizes_seen.append(len(Table.load(str(path))))
+
+        first.save(str(path), between)
+        assert inner == [len(second)]
+        assert len(Table.load(str(path))) == len(first)
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(20):
+            for save in [pool.submit(table.save, str(path)) for table in tables]:
+                save.result()
+            assert len(Table.load(str(path))) in sizes
+    assert [entry.name for entry in tmp_path.iterdir()] == ["table"]
+
+
+@pytest.mark.parametrize("kind", [str, os.fsencode, Path])
+def test_a_path_may_be_whatever_open_takes(kind: Callable[[str], Any], tmp_path: Path) -> None:
+    path = kind(str(tmp_path / "täble"))
+    trained().save(path)
+    assert len(Table.load(path)) == len(trained())
+    assert [entry.name for entry in tmp_path.iterdir()] == ["täble"]
+
+
+def test_a_path_that_the_system_would_cut_off_is_refused(tmp_path: Path) -> None:
+    """At the NUL: the file of that name would be overwritten in place."""
+    (tmp_path / "a").write_bytes(b"precious")
+    for call in (trained().save, Table.load):
+        with pytest.raises(ValueError, match="embedded null"):
+            call(f"{tmp_path}/a\0b")
+        with pytest.raises(TypeError, match=r"str, bytes or os.PathLike object, not int"):
+            call(7)
+    assert [entry.read_bytes() for entry in tmp_path.iterdir()] == [b"precious"]
 
 
 def test_equal_histories_make_equal_files(tmp_path: Path) -> None:

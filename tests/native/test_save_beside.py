@@ -90,6 +90,18 @@ def test_others_wait_for_no_more_than_a_part(dim: int, rows: int, tmp_path: Path
     assert PART // 4 <= table.stats()["most_saved"] <= 2 * PART
 
 
+def test_nor_for_all_that_was_erased(tmp_path: Path) -> None:
+    table, keys = Table(0, "sgd", {}, 0, 0.0), np.arange(200_000, dtype=np.uint64)
+    table.find_or_insert(keys, 0)
+    table.erase(keys)
+    table.clear_touched()
+    few = keys[:100_000].copy()  # in 800 kB; the index of the others is a part of it
+    table.find_or_insert(few, 0)
+    table.erase(few)
+    table.save(str(tmp_path / "table"))
+    assert PART // 4 <= table.stats()["most_saved"] <= 2 * PART
+
+
 def test_a_callback_that_would_wait_for_its_own_save_is_refused(tmp_path: Path) -> None:
     table, path = made(), str(tmp_path / "table")
     for forbidden in (table.clear, lambda: table.save(path)):

@@ -1,5 +1,6 @@
 """The table written the obvious way: a dict of float32 arrays. The native one must give the same bits."""
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -43,8 +44,10 @@ class Twin:
     seed: int
     init_scale: float
     row_format: str = "fp32"
+    pending_limit: int = 1 << 20
     rows: dict[int, Row] = field(default_factory=dict)
     pending: dict[int, Pending] = field(default_factory=dict)
+    waiting: deque[int] = field(default_factory=deque)
     policies: dict[int, Policy] = field(default_factory=dict)
     updated: set[int] = field(default_factory=set)
     removed: set[int] = field(default_factory=set)
@@ -60,17 +63,26 @@ class Twin:
             self.rows[key].seen = max(self.rows[key].seen, now)
             return True
         policy = self._policy(key)
+        added = key not in self.pending
         pending = self.pending.setdefault(key, Pending(0, now))
         if self._passed(policy.pending_seconds or policy.expire_seconds, pending.seen, now):
             pending.sightings = 0
         pending.sightings += 1
         pending.seen = max(pending.seen, now)
-        if pending.sightings < policy.admit_count:
-            return False
-        if policy.admit_probability < 1 and uniform_draw(key, pending.sightings, self.seed) >= policy.admit_probability:
-            return False
-        self._add_row(key, pending.seen)
-        return True
+        drawn = policy.admit_probability == 1 or (
+            uniform_draw(key, pending.sightings, self.seed) < policy.admit_probability
+        )
+        if pending.sightings >= policy.admit_count and drawn:
+            self._add_row(key, pending.seen)
+            return True
+        if added:
+            self._wait(key)
+        return False
+
+    def _wait(self, key: int) -> None:
+        self.waiting.append(key)
+        if len(self.waiting) > self.pending_limit:
+            self.pending.pop(self.waiting.popleft(), None)
 
     def _policy(self, key: int) -> Policy:
         return self.policies.get(key >> 48 & 0x7FFF, Policy())
@@ -140,7 +152,7 @@ class Twin:
         for key, value in zip(keys, values, strict=True):
             row = self.rows.get(key) or self._add_row(key, 0)
             row.values = self._held(value)
-            row.state[:] = 0
+            row.state = self.rule.initial_state(self.dim)
 
     def erase(self, keys: Sequence[int]) -> int:
         return sum(self._remove(key) for key in keys)
@@ -173,5 +185,5 @@ class Twin:
         return seconds > 0 and last + seconds <= now
 
     def clear(self) -> None:
-        for part in (self.rows, self.pending, self.updated, self.removed):
+        for part in (self.rows, self.pending, self.waiting, self.updated, self.removed):
             part.clear()

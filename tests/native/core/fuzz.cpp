@@ -61,7 +61,8 @@ void Fuzz::whole() {
     case 0: clear(); break;
     case 1: reload(); break;
     case 2: save_beside_changes(); break;
-    case 3: case 4: case 5: case 6:
+    case 3: reserve(); break;
+    case 4: case 5: case 6: case 7:
       table_->clear_touched();
       twin_.clear_touched();
       break;
@@ -188,9 +189,9 @@ void Fuzz::train() {
     if (row == nullptr) continue;
     const bool far = std::any_of(row->values.begin(), row->values.end(), [](float w) { return std::fabs(w) > 20; });
     if (!far) continue;
-    row->values.assign(dim(), 0);
-    std::fill(row->state.begin(), row->state.end(), 0.0f);
-    table_->import_values({&key, 1}, row->values.data());
+    const Floats anew = zeros(dim());
+    table_->import_values({&key, 1}, anew.data());
+    twin_.import_values(key, anew.data());
   }
 }
 
@@ -244,9 +245,7 @@ void Fuzz::import_values() {
   table_->find(span(keys), handles.data());
   for (size_t i = 0; i < keys.size(); ++i) {
     if (full && handles[i] == kNone) break;
-    TwinRow& row = twin_.find_or_add(keys[i]);
-    row.values.assign(values.begin() + i * dim(), values.begin() + (i + 1) * dim());
-    std::fill(row.state.begin(), row.state.end(), 0.0f);
+    twin_.import_values(keys[i], values.data() + i * dim());
   }
   find(keys);
 }
@@ -277,6 +276,15 @@ void Fuzz::expire() {
   std::sort(gone.begin(), gone.end());
   EXPECT(gone == twin_.expire(now_));
   EXPECT(table_->stats().pending == twin_.pending());
+}
+
+// Changes nothing that can be seen.
+void Fuzz::reserve() {
+  try {
+    table_->reserve(random(3 * plan_.keys));
+  } catch (const TableFull&) {
+    EXPECT(plan_.options.memory_limit > 0 || dim() > 0);
+  }
 }
 
 void Fuzz::expire_keys() {

@@ -43,6 +43,7 @@ class Fuzz {
   void import_values();
   void erase();
   void expire();
+  void reserve();
   void expire_keys();
   void set_policy();
   void lookup();

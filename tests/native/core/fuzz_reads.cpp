@@ -99,6 +99,7 @@ void Fuzz::check() {
   table_->check();
   EXPECT(table_->update_count_sum() == twin_.updates());
   EXPECT(table_->stats().pending == twin_.pending());
+  EXPECT(table_->stats().forgotten == twin_.forgotten());
 }
 
 void Fuzz::clear() {

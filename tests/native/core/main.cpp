@@ -1,10 +1,12 @@
-// The table against a twin of maps, out of memory, and among threads: a program of its own, so that it can be built with
-// sanitizers (see test_core.py). Prints how many calls it made on a table and on its twin; exits with 1 and says where at
-// the first difference.
+// The table against a twin of maps, out of memory, and among threads: a program of its own, so that it can be built
+// with sanitizers (see test_core.py). Prints how many calls it made on a table and on its twin; exits with 1 and says
+// where at the first difference.
 #include <cstdlib>
 
 #include "faults.h"
 #include "fuzz.h"
+#include "groups.h"
+#include "invariants.h"
 #include "threads.h"
 
 using namespace monobeam;
@@ -16,6 +18,16 @@ TableOptions options(uint32_t dim, const char* optimizer, RowFormat format, uint
   return {dim, optimizer, {}, 7, scale, 1 << 20, format, memory_limit};
 }
 
+TableOptions few_wait(TableOptions options, uint64_t pending_limit) {
+  options.pending_limit = pending_limit;
+  return options;
+}
+
+TableOptions clipped(TableOptions options) {
+  options.hyper = {{"clip_value", 1.5}, {"clip_norm", 2}, {"weight_decay", 0.125}};
+  return options;
+}
+
 }  // namespace
 
 int main(int count, char** arguments) {
@@ -23,7 +35,10 @@ int main(int count, char** arguments) {
   const std::string folder = arguments[1];
   const uint64_t calls = std::strtoull(arguments[2], nullptr, 10);
   const FuzzPlan plans[] = {
-      {"fp32", options(3, "adam", RowFormat::kFp32), 300, 6, 294},
+      {"fp32", options(3, "adam", RowFormat::kFp32), 300, 6, 200},
+      {"fp32, few may wait", few_wait(options(2, "sgd", RowFormat::kFp32), 5), 300, 6, 40},
+      {"fp32, nobody may wait", few_wait(options(1, "sgd", RowFormat::kFp32), 0), 300, 6, 4},
+      {"fp32, gradients transformed", clipped(options(9, "adagrad", RowFormat::kFp32)), 300, 6, 50},
       {"fp32, state for a row", options(5, "rowwise_adagrad", RowFormat::kFp32), 60, 12, 150},
       {"fp16", options(5, "sgd", RowFormat::kFp16), 200, 6, 150},
       {"bf16", options(4, "sgd", RowFormat::kBf16), 200, 6, 150},
@@ -46,5 +61,7 @@ int main(int count, char** arguments) {
   every_allocation_fails(folder);  // in one thread
 #endif
   threads_beside_each_other(folder);
+  memory_of_groups(folder);
+  broken_invariants_are_noticed();
   std::printf("calls %llu\n", static_cast<unsigned long long>(done));
 }

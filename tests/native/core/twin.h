@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <deque>
 #include <map>
 #include <memory>
 #include <unordered_map>
@@ -41,6 +42,7 @@ class Twin {
 
   const std::unordered_map<uint64_t, TwinRow>& rows() const { return rows_; }
   size_t pending() const { return pending_.size(); }
+  size_t forgotten() const { return forgotten_; }
   size_t state_floats() const { return optimizer_->state_floats(options_.dim); }
 
   TwinRow* find(uint64_t key) {
@@ -57,14 +59,25 @@ class Twin {
       return true;
     }
     const SlotPolicy policy = policy_of(key);
-    Waiting& waiting = pending_.emplace(key, Waiting{0, now}).first->second;
+    const auto [place, added] = pending_.emplace(key, Waiting{0, now});
+    Waiting& waiting = place->second;
     if (lapsed(key, waiting.seen, now)) waiting.sightings = 0;
     ++waiting.sightings;
     waiting.seen = std::max(waiting.seen, now);
-    if (waiting.sightings < policy.admit_count) return false;
-    if (uniform_draw(key, waiting.sightings, options_.seed) >= policy.admit_probability) return false;
+    if (waiting.sightings < policy.admit_count ||
+        uniform_draw(key, waiting.sightings, options_.seed) >= policy.admit_probability) {
+      if (added) wait(key);
+      return false;
+    }
     add(key, waiting.seen);
     return true;
+  }
+
+  void wait(uint64_t key) {
+    waiting_.push_back(key);
+    if (waiting_.size() <= options_.pending_limit) return;
+    forgotten_ += pending_.erase(waiting_.front());
+    waiting_.pop_front();
   }
 
   TwinRow& add(uint64_t key, uint32_t seen) {
@@ -87,9 +100,16 @@ class Twin {
     return row != nullptr ? *row : add(key, 0);
   }
 
+  void import_values(uint64_t key, const float* values) {
+    TwinRow& row = find_or_add(key);
+    row.values.assign(values, values + options_.dim);
+    optimizer_->init(row.state.data(), options_.dim);
+  }
+
   // Gradients of bags of keys; sums in order of occurrence.
   void apply(const Keys& keys, const std::vector<int64_t>& offsets, const Floats& gradients, float rate) {
     std::map<uint64_t, Floats> sums;
+    Floats scratch;
     for (size_t bag = 0; bag + 1 < offsets.size(); ++bag) {
       const float* gradient = gradients.data() + bag * options_.dim;
       for (int64_t at = offsets[bag]; at < offsets[bag + 1]; ++at) {
@@ -108,7 +128,8 @@ class Twin {
       TwinRow& row = rows_[key];
       float *weights = row.values.data(), *state = row.state.data();
       const float* gradient = sum.data();
-      optimizer_->steps({&weights, &state, &gradient, 1, options_.dim, rate});
+      scratch.resize(optimizer_->scratch_floats(options_.dim));
+      optimizer_->steps({&weights, &state, &gradient, 1, options_.dim, rate, scratch.data()});
       updated_.insert(key);
     }
   }
@@ -177,6 +198,8 @@ class Twin {
   void clear() {
     rows_.clear();
     pending_.clear();
+    waiting_.clear();
+    forgotten_ = 0;
     clear_touched();
   }
 
@@ -210,6 +233,8 @@ class Twin {
   InitialRow initial_;
   std::unordered_map<uint64_t, TwinRow> rows_;
   std::unordered_map<uint64_t, Waiting> pending_;
+  std::deque<uint64_t> waiting_;  // in order of their first sighting, also those that wait no more
+  uint64_t forgotten_ = 0;
   std::map<uint32_t, SlotPolicy> policies_;
   std::unordered_set<uint64_t> updated_, removed_;
 };
