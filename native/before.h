@@ -19,14 +19,23 @@ namespace monobeam {
 // put something aside, the moment is lost. Nothing here takes longer the more was put aside. Not thread-safe.
 class BeforeImages {
  public:
-  // `units` of `bytes` each.
-  BeforeImages(uint64_t units, size_t bytes)
-      : units_(units),
+  // For up to `most` units of `bytes` each. What is needed of every unit is ready in memory: whoever changes one waits
+  // for no page.
+  BeforeImages(uint64_t most, size_t bytes)
+      : most_(most),
         bytes_(bytes),
         per_block_(static_cast<uint32_t>(kBlock / bytes + 1)),
-        done_(units),
-        numbers_memory_(units * sizeof(uint32_t)),
-        numbers_(reinterpret_cast<uint32_t*>(numbers_memory_.data())) {}
+        done_(most),
+        numbers_memory_(most * sizeof(uint32_t)),
+        numbers_(reinterpret_cast<uint32_t*>(numbers_memory_.data())) {
+    done_.populate();
+    numbers_memory_.populate(0, numbers_memory_.bytes());
+  }
+
+  uint64_t most() const { return most_; }
+
+  // The moment is now, and there are so many units. Until then there are none.
+  void begin(uint64_t units) { units_ = units; }
 
   // Where to copy the unit to before it changes; null if that is not needed, or not any more.
   uint8_t* keep(uint64_t unit) noexcept {
@@ -68,7 +77,7 @@ class BeforeImages {
     return blocks_[(number - 1) / per_block_].get() + (number - 1) % per_block_ * bytes_;
   }
 
-  uint64_t units_;
+  uint64_t most_, units_ = 0;
   size_t bytes_;
   uint32_t per_block_;
   Bits done_;

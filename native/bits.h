@@ -24,6 +24,9 @@ class Bits {
     return before;
   }
 
+  // Has the memory of all bits ready.
+  void populate() const { memory_.populate(0, memory_.bytes()); }
+
   void clear_all(uint64_t limit) { std::fill_n(words_, limit / 64 + 1, uint64_t{0}); }
 
   // Calls visit(number) for the bits below the limit that are set, in rising order.

@@ -45,6 +45,7 @@ class FileWriter {
   void open_draft();
   void write_out(const void* data, size_t size);
   void flush();
+  void start_writing();
   void abandon();
   void sync_directory() const;
   [[noreturn]] void fail() const;

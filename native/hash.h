@@ -44,21 +44,24 @@ inline uint64_t hash_bytes(const uint8_t* data, size_t size, uint64_t seed) {
 }
 
 // Component i of the initial row of a key: uniform in [-scale, scale), on a grid of 2^24 points so that float32
-// arithmetic is exact up to the last product.
+// arithmetic is exact up to the last product. Two components share one hash.
 class InitialRow {
  public:
   InitialRow(uint64_t seed, float scale) : stream_(mix(seed + kGolden)), scale_(scale) {}
 
   void fill(uint64_t key, float* row, size_t dim) const {
     const uint64_t start = mix(key ^ stream_);
-    for (size_t i = 0; i < dim; ++i) {
+    const float scale = scale_;
+    for (size_t i = 0; i < dim; i += 2) {
       const uint64_t bits = mix(start + (i + 1) * kGolden);
-      const float unit = static_cast<float>(bits >> 40) * 0x1p-23f - 1.0f;
-      row[i] = unit * scale_;
+      row[i] = on_grid(bits >> 40) * scale;
+      if (i + 1 < dim) row[i + 1] = on_grid(bits >> 8 & 0xffffff) * scale;
     }
   }
 
  private:
+  static float on_grid(uint64_t bits) { return static_cast<float>(static_cast<int32_t>(bits)) * 0x1p-23f - 1.0f; }
+
   uint64_t stream_;
   float scale_;
 };

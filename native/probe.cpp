@@ -60,7 +60,8 @@ MONOBEAM_INLINE void pipeline(size_t keys, Steps... steps) {
   }
 }
 
-#define MONOBEAM_STEP [&](size_t first, size_t count, Group& group) __attribute__((always_inline))
+#define MONOBEAM_STEP \
+  [&](size_t first, [[maybe_unused]] size_t count, [[maybe_unused]] Group& group) __attribute__((always_inline))
 
 MONOBEAM_INLINE void choose(const Buckets::View& view, const uint64_t* keys, size_t count, uint64_t* hashes,
                             Group& group) {

@@ -22,10 +22,11 @@ struct RowAccess {
 void find_rows(const Buckets& index, Span<const uint64_t> keys, const RowAccess* access, uint32_t* handles);
 
 // The same for float32 rows, and copies each to out[i], or zeros.
-void copy_rows(const Buckets& index, Span<const uint64_t> keys, const RowAccess& access, uint32_t* handles, float* out);
+void copy_rows(const Buckets& index, Span<const uint64_t> keys, const RowAccess& access, uint32_t* handles,
+               float* out);
 
-// Finds rows, moves their times forward to `now` and marks their buckets. The hashes of all keys go to `hashes`, and the
-// numbers of keys that have no row to `unknown`, in order; returns how many there are.
+// Finds rows, moves their times forward to `now` and marks their buckets. The hashes of all keys go to `hashes`, and
+// the numbers of keys that have no row to `unknown`, in order; returns how many there are.
 size_t stamp_rows(Buckets& index, Span<const uint64_t> keys, uint32_t now, const RowAccess& access, uint32_t* handles,
                   uint64_t* hashes, uint32_t* unknown);
 

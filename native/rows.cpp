@@ -127,7 +127,9 @@ MONOBEAM_WIDTHS void encode_stochastic_halves(const float* values, size_t dim, u
 }
 
 MONOBEAM_WIDTHS void encode_stochastic_bfloats(const float* values, size_t dim, uint64_t stream, uint16_t* row) {
-  for (size_t i = 0; i < dim; ++i) row[i] = bfloat(values[i], static_cast<uint32_t>(mix(stream + (i + 1) * kGolden) >> 48));
+  for (size_t i = 0; i < dim; ++i) {
+    row[i] = bfloat(values[i], static_cast<uint32_t>(mix(stream + (i + 1) * kGolden) >> 48));
+  }
 }
 
 uint16_t* halves(uint8_t* row) { return reinterpret_cast<uint16_t*>(row); }

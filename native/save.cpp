@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstring>
 #include <stdexcept>
+#include <utility>
 
 #include "file.h"
 #include "saved.h"
@@ -41,10 +42,10 @@ void write_policies(FileWriter& file, const std::map<uint32_t, SlotPolicy>& by_s
 
 // The table as it was when the save began. Constructed in the table's turn, and in another told to forget.
 struct Table::Moment {
-  explicit Moment(const Table& table)
+  Moment(const Table& table, BeforeImages bucket_images, BeforeImages row_images)
       : table(table),
-        buckets(table.index_.count(), sizeof(Bucket)),
-        rows(table.arena_.limit(), table.arena_.image_bytes()),
+        buckets(std::move(bucket_images)),
+        rows(std::move(row_images)),
         bucket_count(table.index_.count()),
         drained(table.index_.drained()),
         overflow(table.index_.overflow()),
@@ -54,6 +55,8 @@ struct Table::Moment {
         counters{table.row_limit_, table.forgotten_, table.expire_hand_},
         waiting(table.waiting_),
         policies(table.policies_.by_slot()) {
+    buckets.begin(bucket_count);
+    rows.begin(row_limit);
     table.index_.watch(&buckets);
     table.arena_.watch(&rows);
     table.moment_ = this;
@@ -186,10 +189,18 @@ void Table::save(const std::string& path, const Progress& progress) const {
   file.commit();
 }
 
+// Memory for what will be put aside is made ready while nobody waits; should the table outgrow it meanwhile, once more.
 void Table::Writing::begin() {
-  const auto turn = table_.lock_.turn();
-  moment_ = std::make_unique<Moment>(table_);
-  count(moment_->copied_bytes());
+  uint64_t buckets = 0, rows = 0;
+  while (moment_ == nullptr) {
+    BeforeImages bucket_images(buckets, sizeof(Bucket)), row_images(rows, table_.arena_.image_bytes());
+    const auto turn = table_.lock_.turn();
+    buckets = table_.index_.count() + table_.index_.count() / 8;
+    rows = table_.arena_.limit() + table_.arena_.limit() / 8;
+    if (bucket_images.most() < table_.index_.count() || row_images.most() < table_.arena_.limit()) continue;
+    moment_ = std::make_unique<Moment>(table_, std::move(bucket_images), std::move(row_images));
+    count(moment_->copied_bytes());
+  }
 }
 
 void Table::Writing::end() {

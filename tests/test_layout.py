@@ -74,6 +74,14 @@ def test_no_file_is_long() -> None:
     assert not long
 
 
+def test_no_line_of_the_core_is_long() -> None:
+    """Of Python ruff says it."""
+    sources = tracked("*.h", "*.cpp")
+    assert len(sources) > 50
+    lines = {f"{path.relative_to(ROOT)}:{n}": line for path in sources for n, line in enumerate(path.open(), 1)}
+    assert not [place for place, line in lines.items() if len(line.rstrip("\n")) > 120]
+
+
 def test_no_generic_names() -> None:
     generic = re.compile(r"(utils?|helpers?|misc|common|manager)")
     assert not [path for path in tracked("*.py") if generic.fullmatch(path.stem)]

@@ -39,7 +39,8 @@ def hash_bytes(data: bytes, seed: int) -> int:
 
 def initial_row(key: int, seed: int, dim: int, init_scale: float) -> Floats:
     start = mix(key ^ mix(seed + GOLDEN & WORD))
-    bits = [mix(start + (i + 1) * GOLDEN & WORD) >> 40 for i in range(dim)]
+    pairs = [mix(start + (i + 1) * GOLDEN & WORD) for i in range(0, dim, 2)]
+    bits = [half for pair in pairs for half in (pair >> 40, pair >> 8 & 0xFFFFFF)][:dim]
     unit = np.array(bits, np.float32) * np.float32(2.0**-23) - np.float32(1)
     return unit * np.float32(init_scale)
 
