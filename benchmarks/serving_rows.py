@@ -27,7 +27,7 @@ import pyarrow as pa
 import torch
 
 from benchmarks._collision_runs import exact_auc, random_tenth
-from benchmarks._experiment import t_quantile
+from benchmarks._experiment import half_width
 from benchmarks.tails import BLOCK, COMMIT_EVERY, MOVIELENS, Contestant, blocks
 from examples.movielens.dataset import Ratings, read
 from monobeam.models.config import Config
@@ -135,7 +135,7 @@ def compared(runs: Mapping[str, Sequence[Scored]]) -> Figures:
             values, exact = (np.array([getattr(one, measure) for one in some]) for some in (done, runs[EXACT]))
             found[name][measure] = float(values.mean())
             found[name][f"{measure}_difference"] = float((values - exact).mean())
-            found[name][f"{measure}_interval"] = _half_width(values - exact)
+            found[name][f"{measure}_interval"] = half_width(values - exact)
         pairs = [(_probabilities(one), _probabilities(other)) for one, other in zip(done, runs[EXACT], strict=True)]
         if all(len(ours) for ours, _ in pairs):
             found[name]["largest_score_difference"] = max(float(np.abs(a - b).max()) for a, b in pairs)
@@ -144,12 +144,6 @@ def compared(runs: Mapping[str, Sequence[Scored]]) -> Figures:
 
 def _probabilities(run: Scored) -> npt.NDArray[np.float64]:
     return np.empty(0) if run.logits is None else 1 / (1 + np.exp(-run.logits.astype(np.float64)))
-
-
-def _half_width(differences: npt.NDArray[np.float64]) -> float:
-    """Of a 95 % interval of the mean of two or more."""
-    n = len(differences)
-    return t_quantile(n - 1) * float(differences.std(ddof=1)) / float(n**0.5)
 
 
 # --- memory and speed ------------------------------------------------------------------------------------------------

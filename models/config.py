@@ -18,7 +18,7 @@ from monobeam.join.settings import JoinSettings, Label
 from monobeam.models import addresses, bridges, optimizers, tails
 from monobeam.models.optimizers import OptimizerConfig, SparseConfig
 from monobeam.models.section import ConfigError, Section, quoted
-from monobeam.store.spec import DTYPES, MAX_SLOT, ROW_FORMATS
+from monobeam.store.spec import DAY_US, DTYPES, MAX_SLOT, ROW_FORMATS
 
 if TYPE_CHECKING:
     from monobeam.store.spec import StoreSpec
@@ -30,7 +30,6 @@ TRANSFORMS = ("identity", "log1p")
 KINDS = ("deepfm", "fm", "lr")
 CORRECTIONS = ("train", "skip")
 RESERVED = ("impression_id", "time")
-DAY_US = 86_400_000_000
 
 
 @dataclass(frozen=True)
@@ -108,8 +107,8 @@ class SlotConfig:
 
     ``slot`` (1..32767) is the upper part of its ids and never changes; in the file it is by default the place in the
     order of ``[[slots]]``, counted from 1. ``cast`` turns values into another type before hashing. ``pending_us``: how
-    long sightings of ids that are not admitted count; 0: as ``expire_us``. ``tail``: what stands for these ids;
-    composed tails have ``tail_rows`` shared rows in each of two partitions.
+    long sightings of ids that are not admitted count; 0: as ``expire_us``, or 30 days where rows never expire.
+    ``tail``: what stands for these ids; composed tails have ``tail_rows`` shared rows in each of two partitions.
     """
 
     name: str

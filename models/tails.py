@@ -15,7 +15,7 @@ import numpy as np
 
 from monobeam.models.section import Section
 from monobeam.store.bags import Keys, Mask
-from monobeam.store.spec import MAX_SLOT, SLOT_SHIFT, SlotPolicy, TableSpec
+from monobeam.store.spec import DAY_US, MAX_SLOT, SLOT_SHIFT, SlotPolicy, TableSpec
 
 if TYPE_CHECKING:
     from monobeam.models.config import Config, ModelConfig, SlotConfig
@@ -25,7 +25,7 @@ NARROW = "narrow"  # rows of ids with a narrow tail
 SIGHTINGS = "sightings"  # how often ids were seen that have no row in any other table
 
 DEFAULT_ROWS = 1000
-DEFAULT_PENDING_US = 30 * 86_400_000_000  # where rows never expire; sightings must, or they fill the memory
+DEFAULT_PENDING_US = 30 * DAY_US  # where rows never expire; sightings must, or they fill the memory
 
 SHARED = np.uint64(1 << 63)  # no fid of a value has this bit
 _SHARED_SLOT_SHIFT, _PARTITION_SHIFT = np.uint64(33), np.uint64(30)

@@ -187,8 +187,8 @@ class Table:
     def expire_keys(self, keys: AnyKeys, now: int) -> int:
         """Erase those of the keys [N] that expire() would if it came to them now; returns how many had a row.
 
-        Called before each find_or_insert() with times that never go back, it makes all results the same whenever
-        expire() is called.
+        Called before each find_or_insert() with times that never go back, it makes values of rows and who is admitted
+        the same whenever expire() is called; not handles, nor what is left of keys that never come again.
         """
 
     def clear(self) -> None:

@@ -48,7 +48,7 @@ void Arena::add_chunk() {
   const auto opened = open_.insert(static_cast<uint32_t>(number)).first;
   try {
     budget_.take(notes_cost());
-  } catch (const TableFull&) {
+  } catch (...) {  // TableFull, or no memory for its words
     open_.erase(opened);
     throw;
   }

@@ -21,19 +21,21 @@ Buckets::Buckets(Budget& budget)
       memory_(Reservation::at_most(kMostBytes)),
       buckets_(reinterpret_cast<Bucket*>(memory_.data())),
       marks_(memory_.bytes() / sizeof(Bucket) / kMarked) {
-  reset();
+  resize(kFirstBuckets);
 }
 
-void Buckets::reset() {
-  budget_.give(cost());
+// The first page stays, as another table of the room may be waiting for it.
+void Buckets::reset() noexcept {
+  budget_.give(cost() - kPageCost);
   memory_.give_back(0, size_t{count_} * sizeof(Bucket));
   clear_marks();
   overflow_.clear();
   drained_ = 0;
   size_ = 0;
-  count_ = 0;
+  count_ = kFirstBuckets;
+  mask_ = 2 * kFirstBuckets - 1;
   work_ = {};
-  resize(kFirstBuckets);
+  std::for_each(buckets_, buckets_ + count_, [](Bucket& bucket) { bucket.clear(); });
 }
 
 void Buckets::resize(uint32_t buckets) {

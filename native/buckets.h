@@ -158,7 +158,7 @@ class Buckets {
   }
 
   void check() const;
-  void reset();
+  void reset() noexcept;
 
   // From now on, buckets are put aside before they change; null: no longer.
   void watch(BeforeImages* before) { before_ = before; }

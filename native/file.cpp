@@ -117,7 +117,9 @@ void FileWriter::bytes(const void* data, size_t size) {
     buffer_.insert(buffer_.end(), from, from + part);
     from += part;
     size -= part;
-    if (buffer_.size() == kBuffer) flush();
+    if (buffer_.size() < kBuffer) continue;
+    flush();
+    if (blocks_ % kBlocksBehind == 0) start_writing();
   }
 }
 
@@ -146,7 +148,6 @@ void FileWriter::flush() {
   write_out(&sum, sizeof(sum));
   length_ += buffer_.size();
   buffer_.clear();
-  if (blocks_ % kBlocksBehind == 0) start_writing();
 }
 
 // The disk begins with what is complete, not only when fsync() asks for everything.

@@ -1,6 +1,6 @@
 // Tables as files. Everything that later calls depend on is in them: the arrangement of the buckets, row numbers,
-// touched rows, pending sightings, the hands of expiry. Little endian, as every machine that we build for.
-// docs/formats.md describes the bytes.
+// touched rows, pending sightings, who waits in which order, the hand of expiry. Little endian, as every machine that
+// we build for. docs/formats.md describes the bytes.
 #include <algorithm>
 #include <cstring>
 #include <stdexcept>
@@ -66,7 +66,7 @@ struct Table::Moment {
   // While others waited.
   size_t copied_bytes() const {
     return overflow.size() * sizeof(Buckets::Overflow::value_type) + policies.size() * sizeof(*policies.begin()) +
-           waiting.parts() * sizeof(void*);
+           waiting.parts() * sizeof(std::shared_ptr<void>);
   }
 
   // In the table's turn: nothing is put aside any more.
@@ -80,7 +80,8 @@ struct Table::Moment {
   // Of the file, nearly.
   uint64_t bytes() const {
     return bucket_count * sizeof(Bucket) + row_limit / kBlockRows * 2 * sizeof(uint64_t) +
-           row_count * (sizeof(uint64_t) + table.arena_.bytes_per_row());
+           row_count * (sizeof(uint64_t) + table.arena_.bytes_per_row()) +
+           (removed_count + waiting.size() + 2 * overflow.size()) * sizeof(uint64_t);
   }
 
   void refuse_lost() const {

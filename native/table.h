@@ -154,8 +154,8 @@ class Table {
   std::vector<uint64_t> expire(uint32_t now, uint64_t budget);
 
   // Erases those of `keys` that expire() would if it came to their buckets now. Returns how many had a row. Whoever
-  // calls it before each find_or_insert() at a time that never goes back gets results that do not depend on when
-  // expire() is called.
+  // calls it before each find_or_insert() at a time that never goes back gets rows whose values do not depend on when
+  // expire() is called, nor does who is admitted; their handles do, and what is left of keys that never come again.
   size_t expire_keys(Span<const uint64_t> keys, uint32_t now);
 
   // Back to an empty table without history; policies stay. Waits for a running save().
@@ -173,9 +173,10 @@ class Table {
   void check() const;
 
   // (snapshot) Of the moment when it begins. Whoever changes the table meanwhile puts aside what was there (before.h),
-  // and waits for no longer than it takes to copy kSavePart bytes, or the policies and the keys outside of buckets,
-  // hardly any. std::bad_alloc where there is no memory for what was put aside: the change goes on, the save does not.
-  // Replaces the file at once, when all is on disk. Saves follow one another.
+  // and waits for no longer than it takes to copy kSavePart bytes, or the policies, the keys outside of buckets (hardly
+  // any) and pointers to those that wait. Takes, on top of memory_limit, some 6 bytes a row and what is put aside;
+  // std::bad_alloc where there is no memory for that: the change goes on, the save does not. Replaces the file at once,
+  // when all is on disk. Saves follow one another.
   void save(const std::string& path, const Progress& progress = nullptr) const;
 
  private:

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
-from time import perf_counter
 
 import numpy as np
 
@@ -82,27 +81,24 @@ def test_writers_follow_one_another() -> None:
 
 
 def test_forgetting_touched_rows_and_reading_do_not_wait_for_each_other() -> None:
-    """It goes over all notes and marks. A bag is read as a whole: whoever waits for this one waits until its end."""
+    """It goes over all notes and marks. A bag is read as a whole: who waits for this one has one call end meanwhile."""
     table = Table(16, "sgd", {}, 0, 0.0)
     table.find_or_insert(KEYS, 0)
     handles, offsets = np.zeros(30_000_000, np.uint32), np.array([0, 30_000_000])
     started = Event()
 
-    def read() -> float:
+    def read() -> None:
         started.set()
-        start = perf_counter()
         table.gather_pooled(handles, offsets)
-        return perf_counter() - start
 
-    longest = 0.0
+    ended = 0
     with ThreadPoolExecutor(1) as pool:
         reading = pool.submit(read)
         started.wait()
         while not reading.done():
-            start = perf_counter()
             table.clear_touched()
-            longest = max(longest, perf_counter() - start)
-    assert longest < reading.result() / 2
+            ended += not reading.done()
+    assert ended > 1
 
 
 def test_snapshots_beside_a_writer(tmp_path: object) -> None:
