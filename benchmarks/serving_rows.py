@@ -27,8 +27,8 @@ import pyarrow as pa
 import torch
 
 from benchmarks._collision_runs import exact_auc, random_tenth
-from benchmarks._experiment import half_width
-from benchmarks.tails import BLOCK, COMMIT_EVERY, MOVIELENS, Contestant, blocks
+from benchmarks._experiment import MOVIELENS, half_width
+from benchmarks.tails import BLOCK, COMMIT_EVERY, Contestant, blocks
 from examples.movielens.dataset import Ratings, read
 from monobeam.models.config import Config
 from monobeam.models.features import FeatureEncoder
