@@ -10,9 +10,6 @@ import pytest
 
 from benchmarks import serving_rows
 from monobeam.store.spec import DTYPES, ROW_FORMATS
-from tests.benchmarks.test_collisions import movielens
-
-__all__ = ["movielens"]  # a fixture
 
 
 @pytest.fixture
