@@ -19,7 +19,7 @@ VENV := .venv
 STAMPS := $(VENV)/stamps
 PY := $(VENV)/bin/python
 FOLDERS := native logs join store models transforms pipelines serving
-CHECKED := $(patsubst %,-p monobeam.%,$(FOLDERS)) -p examples
+CHECKED := $(patsubst %,-p monobeam.%,$(FOLDERS)) -p examples -p benchmarks
 
 BEAM_VERSION := $(shell sed -n 's/^apache-beam==//p' constraints.txt)
 PRISM := .tools/bin/prism

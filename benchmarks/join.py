@@ -228,12 +228,12 @@ def element_join(chunks: Sequence[Chunk]) -> float:
 
 
 def _micros(moment: Any) -> int:
-    return int(moment.timestamp()) * SECOND_US + moment.microsecond
+    return int(moment.timestamp()) * SECOND_US + int(moment.microsecond)
 
 
 def first(log: Log, share: float) -> list[Chunk]:
     """About the first records of a log."""
-    wanted, chunks = int(log.end(0) * share), []
+    wanted, chunks = int(log.end(0) * share), list[Chunk]()
     while (offset := sum(chunk.count for chunk in chunks)) < wanted:
         chunks += log.read(0, offset, min(CHUNK, wanted - offset))
     return chunks

@@ -111,7 +111,7 @@ def bodies(count: int) -> list[bytes]:
 def measure(address: str, asked: Sequence[bytes], seconds: float) -> npt.NDArray[np.float64]:
     """Milliseconds of requests, one after the other for so long; a few before do not count."""
     connection = http.client.HTTPConnection(address.removeprefix("http://"))
-    times = []
+    times = list[float]()
     end = time.perf_counter() + seconds
     while (started := time.perf_counter()) < end:
         connection.request("POST", "/rank", asked[len(times) % len(asked)])

@@ -100,7 +100,8 @@ def stream(blocks: int, seed: int) -> Iterator[pa.RecordBatch]:
 def zipf(rng: np.random.Generator, values: int, count: int) -> npt.NDArray[np.int64]:
     """Ranks from 1 to ``values``, each with a probability of rank ** -ZIPF, by inversion."""
     cumulative = np.cumsum(np.arange(1, values + 1, dtype=np.float64) ** -ZIPF)
-    return np.searchsorted(cumulative, rng.random(count) * cumulative[-1]) + 1
+    ranks: npt.NDArray[np.int64] = np.searchsorted(cumulative, rng.random(count) * cumulative[-1])
+    return ranks + 1
 
 
 def write(log: Log, blocks: Iterator[pa.RecordBatch]) -> None:
