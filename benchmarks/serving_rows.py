@@ -19,7 +19,6 @@ import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -27,12 +26,11 @@ import pyarrow as pa
 import torch
 
 from benchmarks._collision_runs import exact_auc, random_tenth
-from benchmarks._experiment import MOVIELENS, half_width
-from benchmarks.tails import BLOCK, COMMIT_EVERY, Contestant, blocks
+from benchmarks._experiment import add_options, check_options, half_width
+from benchmarks.tails import BLOCK, Contestant, blocks, progressive
 from examples.movielens.dataset import Ratings, read
 from monobeam.models.config import Config
 from monobeam.models.features import FeatureEncoder
-from monobeam.models.metrics import ScoreHistogram
 from monobeam.models.tails import TABLE
 from monobeam.models.trainer import Trainer
 from monobeam.serving.predictor import ReplicaRows
@@ -74,12 +72,7 @@ def train(config: Config, examples: Sequence[pa.RecordBatch]) -> tuple[Scored, M
     """One pass: its progressive figures, and where it left the model."""
     backend = MemoryBackend()
     store = Store(config.store_spec(), backend)
-    trainer, scores = Trainer(config, store), ScoreHistogram()
-    for offset, block in enumerate(examples):
-        trainer.train(block, 0, offset)
-        if offset % COMMIT_EVERY == COMMIT_EVERY - 1:
-            scores = scores.merge(ScoreHistogram.from_arrays(trainer.commit(offset)[1]["arrays"]))
-    scores = scores.merge(ScoreHistogram.from_arrays(trainer.commit(len(examples), final=True)[1]["arrays"]))
+    scores = progressive(Trainer(config, store), examples)
     store.close()
     return Scored(scores.auc(), scores.log_loss()), backend
 
@@ -232,21 +225,15 @@ def _quality(name: str, of: Mapping[str, float]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=MOVIELENS)
-    parser.add_argument("--seeds", type=int, default=3, help="how many, from 1 on (default: %(default)s)")
-    parser.add_argument("--ratings", type=int, help="only the first so many")
+    add_options(parser, default_seeds="3")
+    parser.set_defaults(seeds=3)
     parser.add_argument(
         "--rows", type=int, default=1 << 20, help="of tables for memory and speed (default: %(default)s)"
     )
     options = parser.parse_args(argv)
-    if options.seeds < 2:
-        parser.error(f"--seeds {options.seeds}: must be at least 2: an interval needs more than one")
-    if options.ratings is not None and options.ratings < 100:
-        parser.error(f"--ratings {options.ratings}: must be at least 100")
+    check_options(parser, options)
     if options.rows < 1000:
         parser.error(f"--rows {options.rows}: must be at least 1000")
-    if not options.data.exists():
-        parser.error(f"--data {options.data}: not there; make data fetches MovieLens-100k")
     ratings = read(options.data)
     ratings = ratings.head(options.ratings) if options.ratings else ratings
     print(

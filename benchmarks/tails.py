@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -122,17 +122,23 @@ class Run:
     row_bytes: int
 
 
+def progressive(trainer: Trainer, examples: Iterable[pa.RecordBatch]) -> ScoreHistogram:
+    """One pass, with commits: the scores of all blocks, each before it was learnt."""
+    scores, count = ScoreHistogram(), 0
+    for offset, block in enumerate(examples):
+        trainer.train(block, 0, offset)
+        count = offset + 1
+        if count % COMMIT_EVERY == 0:
+            scores = scores.merge(ScoreHistogram.from_arrays(trainer.commit(offset)[1]["arrays"]))
+    events, metrics = trainer.commit(count, final=True)
+    assert events
+    return scores.merge(ScoreHistogram.from_arrays(metrics["arrays"]))
+
+
 def run(config: Config, ratings: Ratings) -> Run:
     store = Store(config.store_spec(), MemoryBackend())
-    trainer, scores = Trainer(config, store), ScoreHistogram()
-    for offset, block in enumerate(blocks(ratings)):
-        trainer.train(block, 0, offset)
-        if offset % COMMIT_EVERY == COMMIT_EVERY - 1:
-            scores = scores.merge(ScoreHistogram.from_arrays(trainer.commit(offset)[1]["arrays"]))
-    events, metrics = trainer.commit(len(ratings), final=True)
-    scores = scores.merge(ScoreHistogram.from_arrays(metrics["arrays"]))
+    scores = progressive(Trainer(config, store), blocks(ratings))
     changed = store.changed(0, 0)
-    assert events
     assert changed is not None
     tables = changed.tables.values()
     return Run(scores.auc(), scores.log_loss(), store.rows, sum(change.rows.nbytes for change in tables))

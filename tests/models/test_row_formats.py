@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from monobeam.models import optimizers
-from monobeam.models.config import Config, parse
+from monobeam.models.config import Config
 from monobeam.models.tails import NARROW, SIGHTINGS, TABLE
 from monobeam.models.trainer import Trainer
 from monobeam.store.memory import MemoryBackend
 from monobeam.store.room import TableFullError
+from monobeam.store.spec import DTYPES
 from tests.models.streams import START_US, block, config
-from tests.models.test_tails import dense_of, rows_of
-from tests.models.trainers import opened, stream
+from tests.models.test_tails import dense_of
+from tests.models.trainers import opened, rows_of, stream
 from tests.native.formats import nearest
 
-FORMATS = ("fp32", "fp16", "bf16")
 BLOCKS = stream(12)
 TAILS = {
     "user": 'tail = "compose"\ntail_rows = 7\nadmit_count = 3',
@@ -34,7 +36,7 @@ def settings(rows: str, more: str = "") -> Config:
     )
 
 
-@pytest.mark.parametrize("rows", FORMATS)
+@pytest.mark.parametrize("rows", DTYPES)
 @pytest.mark.parametrize("optimizer", optimizers.SPARSE)
 def test_a_run_that_stops_anywhere_is_an_undisturbed_one(rows: str, optimizer: str) -> None:
     given = settings(rows, f', optimizer = "{optimizer}"')
@@ -51,7 +53,7 @@ def test_a_run_that_stops_anywhere_is_an_undisturbed_one(rows: str, optimizer: s
     assert dense_of(stopped) == dense_of(straight)
 
 
-@pytest.mark.parametrize("rows", FORMATS)
+@pytest.mark.parametrize("rows", DTYPES)
 def test_every_table_with_embeddings_has_the_format(rows: str) -> None:
     formats = {table.name: table.row_format for table in settings(rows).store_spec().tables}
     assert formats == {TABLE: rows, NARROW: rows, SIGHTINGS: "fp32"}
@@ -67,7 +69,7 @@ def test_every_table_with_embeddings_has_the_format(rows: str) -> None:
 
 def test_scores_of_short_rows_are_near_those_of_fp32() -> None:
     scores = {}
-    for rows in FORMATS:
+    for rows in DTYPES:
         trainer = opened(config=settings(rows))
         for number, each in enumerate(BLOCKS):
             trainer.train(each, 0, number)
@@ -93,24 +95,8 @@ def train_new_users(trainer: Trainer, number: int, count: int = 4000) -> None:
 
 
 def test_a_trainer_that_is_full_says_so_and_goes_on_with_more() -> None:
-    text = """
-    [store]
-    memory_limit = "LIMIT"
-    [join]
-    window = "1s"
-    [[labels]]
-    name = "like"
-    action = "like"
-    [[slots]]
-    feature = "user"
-    [model]
-    name = "m"
-    label = "like"
-    hidden = [4]
-    [training]
-    """
-    little, much = (parse(text.replace("LIMIT", limit)) for limit in ("12MiB", "1GB"))
-    none = parse(text.replace('memory_limit = "LIMIT"', ""))
+    none = config(["user"], "hidden = [4]")
+    little, much = (replace(none, store=replace(none.store, memory_limit=limit)) for limit in (12 * 2**20, 10**9))
     backend = MemoryBackend()
 
     trainer, number = opened(backend, little), 0
