@@ -53,8 +53,8 @@ class Room {
 
 // Linux promises memory that it may not have, and ends the process that uses it; so who grows asks here first. What
 // counts are buckets and rows with their notes: nearly all that a table has. Not what it must remember in order to take
-// rows away, or an erase could fail for want of memory; nor the queue of those that
-// wait, which pending_limit bounds; nor the rare: keys outside of buckets, counts above 2^14.
+// rows away, or an erase could fail for want of memory; nor the queue of those that wait, which pending_limit bounds;
+// nor the rare: keys outside of buckets, counts above 2^14.
 class Budget {
  public:
   // 0: without limit of its own. A room (null: none) gets back all that is still taken in the end.

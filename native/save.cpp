@@ -164,6 +164,7 @@ class Table::Writing {
 
  private:
   void begin();
+  std::pair<uint64_t, uint64_t> sizes() const;
   void end();
   void head();
   void removed();
@@ -192,16 +193,21 @@ void Table::save(const std::string& path, const Progress& progress) const {
 
 // Memory for what will be put aside is made ready while nobody waits; should the table outgrow it meanwhile, once more.
 void Table::Writing::begin() {
-  uint64_t buckets = 0, rows = 0;
   while (moment_ == nullptr) {
-    BeforeImages bucket_images(buckets, sizeof(Bucket)), row_images(rows, table_.arena_.image_bytes());
+    const auto [buckets, rows] = sizes();
+    BeforeImages bucket_images(buckets + buckets / 8, sizeof(Bucket));
+    BeforeImages row_images(rows + rows / 8, table_.arena_.image_bytes());
     const auto turn = table_.lock_.turn();
-    buckets = table_.index_.count() + table_.index_.count() / 8;
-    rows = table_.arena_.limit() + table_.arena_.limit() / 8;
     if (bucket_images.most() < table_.index_.count() || row_images.most() < table_.arena_.limit()) continue;
     moment_ = std::make_unique<Moment>(table_, std::move(bucket_images), std::move(row_images));
     count(moment_->copied_bytes());
   }
+}
+
+// Buckets and rows.
+std::pair<uint64_t, uint64_t> Table::Writing::sizes() const {
+  const auto turn = table_.lock_.turn();
+  return {table_.index_.count(), table_.arena_.limit()};
 }
 
 void Table::Writing::end() {
