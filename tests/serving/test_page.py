@@ -61,6 +61,8 @@ class Page:
         self._width = size[0]
         metrics = {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": size != DESK}
         browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        # The page before may still ask a server that has ended: it goes first, then its complaints.
+        browser.get("about:blank")
         browser.get_log("browser")
         browser.get(address)
 
