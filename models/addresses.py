@@ -8,7 +8,10 @@ from monobeam.models.section import ConfigError, quoted
 
 # What is addressed: its form for people, and the pattern.
 LOG = ("file:DIRECTORY", r"file:(?!//$).+")
-STORE = ("lmdb:DIRECTORY, memory: or memory:NAME", r"lmdb:.+|memory:.*")
+STORE = (
+    "lmdb:DIRECTORY, memory:, memory:NAME, bigtable://PROJECT/INSTANCE/TABLE or flight://HOST:PORT",
+    r"lmdb:.+|memory:.*|bigtable://[^/]+/[^/]+/[^/]+|flight(\+tls)?://[^/]+:\d+",
+)
 COLD = ("lmdb:DIRECTORY or memory:", r"lmdb:.+|memory:")
 
 

@@ -112,8 +112,11 @@ class Backend(Protocol):
 
     uri: str
 
-    def own(self) -> None:
-        """Become the one committer; OwnedError, saying who is it, if there is another."""
+    def own(self, shards: Sequence[int] | None = None, address: str = "") -> None:
+        """Become the one owner of shards (None: of the whole store); OwnedError, saying who is it, if there is another.
+
+        ``address``: where others may ask for them. Only a SharedBackend can be owned in part.
+        """
 
     def manifest(self) -> Manifest | None:
         """What the last commit made true; None before the first."""
@@ -138,6 +141,29 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Give back ownership and resources; it can be owned again."""
+
+
+class SharedBackend(Backend, Protocol):
+    """A backend whose shards may have owners in several processes; the owner of shard 0 is its head and publishes.
+
+    Ownership is a lease that must be renewed. Whoever lost it, and does not know it yet, can write nothing that anyone
+    will ever see: ``prepare`` and ``publish`` then raise OwnedError.
+    """
+
+    def owners(self) -> Mapping[int, str]:
+        """The addresses of the shards whose leases are in force."""
+
+    def check_owned(self) -> None:
+        """OwnedError unless the leases of this owner are in force now."""
+
+    def prepare(self, shards: Mapping[int, ShardCommit]) -> None:
+        """Make changes of owned shards durable, but visible to nobody before their epochs are published."""
+
+    def publish(self, commit: Commit) -> None:
+        """Make visible what was prepared for the manifest's epochs in all shards (the commit's own have no tables)."""
+
+    def recover(self, shards: Sequence[int]) -> None:
+        """Undo what was prepared in owned shards and never published; while nothing is being published."""
 
 
 def open_backend(uri: str) -> Backend:

@@ -42,9 +42,17 @@ class Bags:
         return Bags(self.keys[offsets[0] : offsets[-1]], offsets - offsets[0])
 
 
+PREFIXES = 2**16
+
+
+def prefix_of(keys: Keys) -> npt.NDArray[np.uint64]:
+    """The prefix of every key, below PREFIXES: the upper 16 bits of ``mix``."""
+    return mix(keys) >> np.uint64(48)
+
+
 def shard_of(keys: Keys, shards: int) -> npt.NDArray[np.uint64]:
-    """The shard of every key: ``mix`` modulo the number of shards."""
-    return mix(keys) % np.uint64(shards)
+    """The shard of every key: each has a range of prefixes, so that another number of shards only cuts them anew."""
+    return prefix_of(keys) * np.uint64(shards) >> np.uint64(16)
 
 
 def mix(keys: Keys) -> Keys:

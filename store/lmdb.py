@@ -18,7 +18,7 @@ import fcntl
 import os
 import struct
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +80,7 @@ class LmdbBackend:
         self._owner: int | None = None
         self._folds: dict[int, Fold] = {}
 
-    def own(self) -> None:
+    def own(self, shards: Sequence[int] | None = None, address: str = "") -> None:
         """See Backend."""
         if self._owner is not None:
             return

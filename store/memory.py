@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -70,7 +70,7 @@ class MemoryBackend:
         self._keep_epochs = keep_epochs
         self._fold_bytes = fold_bytes
 
-    def own(self) -> None:
+    def own(self, shards: Sequence[int] | None = None, address: str = "") -> None:
         """See Backend."""
         with self._contents.lock:
             if self._contents.owned and not self._owner:

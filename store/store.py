@@ -49,7 +49,7 @@ class Store:
         self._backend = backend
         self._tables = {table.name: table for table in spec.tables}
         self._manifest = Manifest(spec.fingerprint(), (0,) * spec.shards, {}, 0, 0)
-        backend.own()
+        backend.own(range(spec.shards))
         try:
             room = TableRoom(spec.memory_limit, "store.memory_limit")
             self._shards = [Shard(spec, room) for _ in range(spec.shards)]

@@ -145,7 +145,7 @@ def test_damage_is_noticed(tmp_path: Path) -> None:
     with pytest.raises(BackendError, match="checksum"):
         list(backend.load(0).blocks)
     environment.write(lambda txn: txn.put(b"M", b'{"format": 9}'))
-    with pytest.raises(ValueError, match="store format 9: this version reads format 1"):
+    with pytest.raises(ValueError, match="store format 9: this version reads format 2"):
         backend.manifest()
     environment.close()
 

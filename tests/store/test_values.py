@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from monobeam.store import dense
-from monobeam.store.bags import Bags, pool, shard_of
+from monobeam.store.bags import Bags, pool, prefix_of, shard_of
 from monobeam.store.changes import Change, merge, values_of
 from monobeam.store.spec import SlotPolicy, SpecError, StoreSpec, TableSpec
 
@@ -45,9 +45,11 @@ def test_bags_that_cannot_be() -> None:
         Bags(np.zeros(1, np.uint64), np.array([0, 2]))
 
 
-def test_shards_are_splitmix64() -> None:
+def test_shards_are_ranges_of_splitmix64() -> None:
     keys = np.array([0, 1, 2, 2**63, MASK, 123456789], np.uint64)
-    assert shard_of(keys, 65536).tolist() == [_splitmix64(int(key)) % 65536 for key in keys]
+    prefixes = [_splitmix64(int(key)) >> 48 for key in keys]
+    assert prefix_of(keys).tolist() == shard_of(keys, 65536).tolist() == prefixes
+    assert shard_of(keys, 7).tolist() == [prefix * 7 // 65536 for prefix in prefixes]
 
 
 def _splitmix64(x: int) -> int:
