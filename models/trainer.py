@@ -9,6 +9,9 @@ What is learnt does not depend on when commits happen or on how often the traine
 examples themselves, and dense weights, optimizer state, example keys, sightings, positions and the number of examples
 trained, which learning rates depend on, are all in the commit. Ids that have been idle for too long are forgotten when
 they come again, whether or not the sweep of a commit has come to them.
+
+With ``training.parallel`` several trainers share one store, each with partitions of its own (``models.shared_dense``).
+What they learn then depends on how their steps fall between each other; that each example is trained once does not.
 """
 
 from __future__ import annotations
@@ -25,13 +28,13 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from monobeam.join.examples import CORRECTION, NEGATIVE
 from monobeam.models.admission import Admission
 from monobeam.models.arithmetic import fix_threads_and_order, training_arithmetic
-from monobeam.models.base_rate import BaseRate
 from monobeam.models.config import Config
-from monobeam.models.deepfm import build, set_bias
+from monobeam.models.deepfm import Model, build, set_bias
 from monobeam.models.dense import DenseWeights
 from monobeam.models.features import FeatureEncoder
-from monobeam.models.reach import Reach
+from monobeam.models.progress import Progress
 from monobeam.models.rows import Lookups, Pulls
+from monobeam.models.shared_dense import SharedDense
 from monobeam.models.window import BlockReport, Metrics, Window
 from monobeam.store import dense
 from monobeam.store.store import Store
@@ -54,18 +57,14 @@ class Trainer:
         self.model = build(config)
         self._encoder = FeatureEncoder(config)
         self._admission = Admission(config, store)
-        self._dense = DenseWeights(self.model, config.training.dense)
-        if (state := store.dense()) is not None:
-            self._dense.restore(dense.decode(state))
+        self._dense = _dense_weights(config, self.model, store)
         self._label = f"_label.{config.model.label}"
         self._positions = dict(store.positions())
         meta = store.meta()
-        self._clock_s = int(meta.get("clock_s", 0))
-        self._trained = int(meta.get("trained", 0))
-        self._rate = float(meta.get("rate", config.join.negative_rate))
-        self._reach = Reach(meta.get("reach", {}))
-        self._base_rate = BaseRate(meta.get("base_rate", (1.0, 1.0)))
-        store.expire(self._clock_s)  # the sweep of the commits begins anew: what it had not come to would stay for ever
+        self._progress = Progress(meta, config.join.negative_rate)
+        store.expire(
+            self._progress.clock_s
+        )  # the sweep of the commits begins anew: what it had not come to would stay for ever
         self._advanced = False
         self._dense_changed = bool(meta.get("dense_waits", False))
         self._dense_synced_us: int | None = None
@@ -91,6 +90,7 @@ class Trainer:
         encoded = self._encoder.encode(block)
         with torch.no_grad():
             with self.store.lock:
+                self._dense.look()
                 vectors = self.model.embedding(encoded.bags, Lookups(self.store))
             logits: Tensor = self.model(vectors, torch.from_numpy(encoded.numeric))
         return logits.numpy()
@@ -103,25 +103,20 @@ class Trainer:
         """
         last_us, every_us = self._dense_synced_us, self.config.store.dense_sync_every_us
         publish = self._dense_changed and (final or last_us is None or now_us - last_us >= every_us)
-        metrics = self._window.metrics(self._rate)
+        metrics = self._window.metrics(self._progress.rate)
         if not self._advanced and not publish:
             return [], metrics
         with self.store.lock:
-            self.store.expire(self._clock_s, EXPIRE_BUDGET)
+            self.store.expire(self._progress.clock_s, EXPIRE_BUDGET)
+            self._dense.look()
+            state = self._dense.state()
             events = self.store.commit(
                 self._positions,
-                dense.encode(self._dense.state()),
+                None if state is None else dense.encode(state),
                 self._dense.values() if publish else None,
                 self._window.arrivals(),
                 now_us,
-                {
-                    "trained": self._trained,
-                    "rate": self._rate,
-                    "clock_s": self._clock_s,
-                    "reach": self._reach.save(),
-                    "base_rate": self._base_rate.save(),
-                    "dense_waits": self._dense_changed and not publish,
-                },
+                {**self._progress.save(), "dense_waits": self._dense_changed and not publish},
             )
         if publish:
             self._dense_synced_us, self._dense_changed = now_us, False
@@ -137,10 +132,10 @@ class Trainer:
     def _train(self, block: pa.RecordBatch, partition: int) -> BlockReport:
         decided_s = np.asarray(block.column("_decided")) // 1_000_000
         forgotten = self._forgotten(block, partition, decided_s)
-        self._clock_s = max(self._clock_s, int(decided_s.max(initial=0)))
-        self._reach.advance(block, partition)
+        self._progress.clock_s = max(self._progress.clock_s, int(decided_s.max(initial=0)))
+        self._progress.reach.advance(block, partition)
         unseen = ~forgotten
-        unseen[unseen] = self.store.unseen(np.asarray(block.column("_key"))[unseen], self._clock_s)
+        unseen[unseen] = self.store.unseen(np.asarray(block.column("_key"))[unseen], self._progress.clock_s)
         wanted = np.asarray(block.column(self._label).is_valid())  # null: a correction of other labels
         if self.config.training.corrections == "skip":
             wanted = wanted & (np.asarray(block.column("_kind")) != CORRECTION)
@@ -158,29 +153,31 @@ class Trainer:
         self, block: pa.RecordBatch, partition: int, decided_s: npt.NDArray[np.int64]
     ) -> npt.NDArray[np.bool_]:
         """Which rows are repetitions from a time whose example keys the store may have forgotten."""
-        old: npt.NDArray[np.bool_] = decided_s <= self._clock_s - self.config.training.example_retention_us // 1_000_000
-        return old & self._reach.includes(block, partition) if old.any() else old
+        retention_s = self.config.training.example_retention_us // 1_000_000
+        old: npt.NDArray[np.bool_] = decided_s <= self._progress.clock_s - retention_s
+        return old & self._progress.reach.includes(block, partition) if old.any() else old
 
     def _learn(self, block: pa.RecordBatch, report: BlockReport) -> BlockReport:
-        self._trained += block.num_rows
-        training = self.config.training
+        progress, training = self._progress, self.config.training
+        progress.trained += block.num_rows
         encoded = self._encoder.encode(block)
         labels, weights = (np.array(block.column(name)) for name in (self._label, "_weight"))
-        self.store.expire_keys(encoded.bags.keys, self._clock_s)
-        rows = Pulls(self.store, self._admission, self._clock_s)
+        self.store.expire_keys(encoded.bags.keys, progress.clock_s)
+        rows = Pulls(self.store, self._admission, progress.clock_s)
+        self._dense.refresh(progress.clock_s)
         logits = self.model(self.model.embedding(encoded.bags, rows), torch.from_numpy(encoded.numeric))
         loss = binary_cross_entropy_with_logits(
             logits, torch.from_numpy(labels), torch.from_numpy(weights), reduction="sum"
         )
         self._dense.clear()
         torch.autograd.backward(loss)
-        rows.push(training.sparse.rate(self._trained))
-        self._dense.step(training.dense.rate(self._trained))
-        self._base_rate.add(labels, weights)
-        set_bias(self.model, self._base_rate.logit)
+        rows.push(training.sparse.rate(progress.trained))
+        self._dense.step(training.dense.rate(progress.trained))
+        progress.base_rate.add(labels, weights)
+        set_bias(self.model, progress.base_rate.logit())
         self._dense_changed = True
         sampled = np.asarray(block.column("_rate"))[np.asarray(block.column("_kind")) == NEGATIVE]
-        self._rate = float(sampled.min()) if len(sampled) else self._rate
+        progress.rate = float(sampled.min()) if len(sampled) else progress.rate
         corrections = self._window.observe(block, logits.detach().numpy(), labels, weights)
         return replace(
             report,
@@ -190,3 +187,13 @@ class Trainer:
             ids=len(encoded.bags.keys),
             loss=loss.item(),
         )
+
+
+def _dense_weights(config: Config, model: Model, store: Store) -> DenseWeights | SharedDense:
+    """The weights of a module as the store has them: its rows, or what the last trainer put into its commit."""
+    if config.training.parallel:
+        return SharedDense(model, config.training.dense, store)
+    own = DenseWeights(model, config.training.dense)
+    if (state := store.dense()) is not None:
+        own.restore(dense.decode(state))
+    return own
