@@ -73,7 +73,7 @@ class SharedDense:
         weights = torch.from_numpy(self._first + rows.reshape(-1)[: len(self._first)])
         sizes = [parameter.numel() for parameter in self._learnt]
         with torch.no_grad():
-            for parameter, part in zip(self._learnt, weights.split(sizes), strict=True):
+            for parameter, part in zip(self._learnt, torch.split(weights, sizes), strict=True):
                 parameter.copy_(part.view_as(parameter))
 
 
