@@ -262,7 +262,7 @@ def _change(number: int, written: list[int], deleted: list[int]) -> Change:
 
 @pytest.mark.parametrize("uri", ["", "lmdb:", "redis:x", "store"])
 def test_unknown_places(uri: str) -> None:
-    with pytest.raises(ValueError, match="must be memory:, memory:NAME or lmdb:DIRECTORY"):
+    with pytest.raises(ValueError, match="must be memory:, memory:NAME, lmdb:DIRECTORY or flight://HOST:PORT"):
         open_backend(uri)
 
 
