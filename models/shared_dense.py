@@ -14,7 +14,7 @@ from monobeam.models.dense import Arrays
 from monobeam.models.dense_table import NAME, WIDTH
 from monobeam.models.optimizers import OptimizerConfig
 from monobeam.store.bags import Bags, Floats
-from monobeam.store.store import Pulled, Store
+from monobeam.store.parameters import ParameterStore, Pulled
 
 
 class SharedDense:
@@ -23,7 +23,7 @@ class SharedDense:
     All of them in one vector, in order of name, are cut into rows of WIDTH, numbered from 0; the last is filled up.
     """
 
-    def __init__(self, module: nn.Module, config: OptimizerConfig, store: Store) -> None:
+    def __init__(self, module: nn.Module, config: OptimizerConfig, store: ParameterStore) -> None:
         self._parameters = dict(module.named_parameters())
         self._learnt = [parameter for _, parameter in sorted(self._parameters.items()) if parameter.requires_grad]
         self._config = config

@@ -16,7 +16,9 @@ What they learn then depends on how their steps fall between each other; that ea
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +39,7 @@ from monobeam.models.rows import Lookups, Pulls
 from monobeam.models.shared_dense import SharedDense
 from monobeam.models.window import BlockReport, Metrics, Window
 from monobeam.store import dense
+from monobeam.store.ledger import PARTITIONS
 from monobeam.store.parameters import ParameterStore
 from monobeam.store.sync import SyncEvent
 
@@ -47,10 +50,12 @@ class Trainer:
     """Trains one model on blocks of examples, in log order; not for several threads at once.
 
     A store that holds a commit is continued from it, bit for bit. After an exception the store's memory may hold half a
-    block: drop both and open them again.
+    block: drop both and open them again. ``partition``: the one that it trains on, where trainers work in parallel.
     """
 
-    def __init__(self, config: Config, store: ParameterStore) -> None:
+    def __init__(self, config: Config, store: ParameterStore, partition: int | None = None) -> None:
+        if config.training.parallel != (partition is not None):
+            raise ValueError(f"partition {partition}: to be given where training.parallel, and only there")
         fix_threads_and_order()
         self.config = config
         self.store = store
@@ -59,12 +64,13 @@ class Trainer:
         self._admission = Admission(config, store)
         self._dense = _dense_weights(config, self.model, store)
         self._label = f"_label.{config.model.label}"
-        self._positions = dict(store.positions())
+        self._partition = partition
+        self._positions = {p: at for p, at in store.positions().items() if partition in (None, p)}
         meta = store.meta()
-        self._progress = Progress(meta, config.join.negative_rate)
-        store.expire(
-            self._progress.clock_s
-        )  # the sweep of the commits begins anew: what it had not come to would stay for ever
+        self._progress = Progress(meta if partition is None else _of(meta, partition), config.join.negative_rate)
+        self._others = self._elsewhere()
+        # The sweep of the commits begins anew: what it had not come to would stay for ever.
+        store.expire(self._progress.clock_s)
         self._advanced = False
         self._dense_changed = bool(meta.get("dense_waits", False))
         self._dense_synced_us: int | None = None
@@ -79,8 +85,10 @@ class Trainer:
         """Score and learn one block, the record at ``offset`` of the examples log; a repeated offset is skipped."""
         if offset < self._positions.get(partition, 0):
             return self._window.add(BlockReport(skipped=block.num_rows))
-        with self.store.block(partition, offset), training_arithmetic():
+        with self.store.block(partition, offset) as kept, training_arithmetic():
             report = self._train(block, partition)
+            if self.config.training.parallel:
+                kept.update(self._progress.save())
         self._positions[partition] = offset + 1
         self._advanced = True
         return self._window.add(report)
@@ -101,8 +109,7 @@ class Trainer:
         ``final``: publish dense weights now, whatever their own interval. Where nothing changed there is no commit and
         there are no events.
         """
-        last_us, every_us = self._dense_synced_us, self.config.store.dense_sync_every_us
-        publish = self._dense_changed and (final or last_us is None or now_us - last_us >= every_us)
+        publish = self._dense_changed and (final or self._dense_is_due(now_us))
         metrics = self._window.metrics(self._progress.rate)
         if not self._advanced and not publish:
             return [], metrics
@@ -116,13 +123,35 @@ class Trainer:
                 self._dense.values() if publish else None,
                 self._window.arrivals(),
                 now_us,
-                {**self._progress.save(), "dense_waits": self._dense_changed and not publish},
+                self._meta(now_us, publish),
             )
         if publish:
             self._dense_synced_us, self._dense_changed = now_us, False
         self._advanced = False
+        self._others = self._elsewhere()
         self._window = Window()
         return events, self._with_store(metrics)
+
+    def _dense_is_due(self, now_us: int) -> bool:
+        """Whether dense weights were published so long ago that it is time again; by any of trainers in parallel."""
+        last_us = self._dense_synced_us
+        if self.config.training.parallel:
+            last_us = self.store.meta().get("dense_synced_us")
+        return last_us is None or now_us - last_us >= self.config.store.dense_sync_every_us
+
+    def _meta(self, now_us: int, publish: bool) -> dict[str, Any]:
+        waits = {"dense_waits": self._dense_changed and not publish}
+        if not self.config.training.parallel:
+            return {**self._progress.save(), **waits}
+        synced = {"dense_synced_us": now_us if publish else self.store.meta().get("dense_synced_us")}
+        return {"rate": self._progress.rate, **waits, **synced}  # the rest is said partition by partition
+
+    def _elsewhere(self) -> list[Progress]:
+        """How far the trainers of other partitions had come by the last commit."""
+        if self._partition is None:
+            return []
+        others = {int(p) for p in self.store.meta().get(PARTITIONS, {})} - {self._partition}
+        return [Progress(_of(self.store.meta(), p), self.config.join.negative_rate) for p in sorted(others)]
 
     def _with_store(self, metrics: Metrics) -> Metrics:
         """The metrics of a commit, with what the store is after it."""
@@ -171,10 +200,11 @@ class Trainer:
         )
         self._dense.clear()
         torch.autograd.backward(loss)
-        rows.push(training.sparse.rate(progress.trained))
-        self._dense.step(training.dense.rate(progress.trained))
+        trained = progress.trained + sum(other.trained for other in self._others)
+        rows.push(training.sparse.rate(trained))
+        self._dense.step(training.dense.rate(trained))
         progress.base_rate.add(labels, weights)
-        set_bias(self.model, progress.base_rate.logit())
+        set_bias(self.model, progress.base_rate.logit([other.base_rate for other in self._others]))
         self._dense_changed = True
         sampled = np.asarray(block.column("_rate"))[np.asarray(block.column("_kind")) == NEGATIVE]
         progress.rate = float(sampled.min()) if len(sampled) else progress.rate
@@ -189,7 +219,13 @@ class Trainer:
         )
 
 
-def _dense_weights(config: Config, model: Model, store: Store) -> DenseWeights | SharedDense:
+def _of(meta: Mapping[str, Any], partition: int) -> Mapping[str, Any]:
+    """What the trainer of a partition said when it had ended its last block."""
+    found: Mapping[str, Any] = meta.get(PARTITIONS, {}).get(str(partition), {})
+    return found
+
+
+def _dense_weights(config: Config, model: Model, store: ParameterStore) -> DenseWeights | SharedDense:
     """The weights of a module as the store has them: its rows, or what the last trainer put into its commit."""
     if config.training.parallel:
         return SharedDense(model, config.training.dense, store)
