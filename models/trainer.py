@@ -69,6 +69,7 @@ class Trainer:
         meta = store.meta()
         self._progress = Progress(meta if partition is None else _of(meta, partition), config.join.negative_rate)
         self._others = self._elsewhere()
+        self._set_bias()
         # The sweep of the commits begins anew: what it had not come to would stay for ever.
         store.expire(self._progress.clock_s)
         self._advanced = False
@@ -131,6 +132,9 @@ class Trainer:
         self._others = self._elsewhere()
         self._window = Window()
         return events, self._with_store(metrics)
+
+    def _set_bias(self) -> None:
+        set_bias(self.model, self._progress.base_rate.logit([other.base_rate for other in self._others]))
 
     def _dense_is_due(self, now_us: int) -> bool:
         """Whether dense weights were published so long ago that it is time again; by any of trainers in parallel."""
@@ -204,7 +208,7 @@ class Trainer:
         rows.push(training.sparse.rate(trained))
         self._dense.step(training.dense.rate(trained))
         progress.base_rate.add(labels, weights)
-        set_bias(self.model, progress.base_rate.logit([other.base_rate for other in self._others]))
+        self._set_bias()
         self._dense_changed = True
         sampled = np.asarray(block.column("_rate"))[np.asarray(block.column("_kind")) == NEGATIVE]
         progress.rate = float(sampled.min()) if len(sampled) else progress.rate
