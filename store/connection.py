@@ -132,8 +132,8 @@ class Pending:
 def _away(address: str, error: Exception) -> BackendError:
     if isinstance(error, BackendError):
         return error
-    said = re.search(r"with message: (.*?)\. gRPC client debug context", str(error), re.DOTALL)
-    why = said[1] if said else str(error)
+    said = re.sub(r"^Flight returned .*? with message: ", "", str(error), flags=re.DOTALL)
+    why = re.sub(r"\.? gRPC client debug context.*", "", said, flags=re.DOTALL)
     if isinstance(error, (flight.FlightUnauthenticatedError, flight.FlightUnauthorizedError)):
         return BackendError(f"{address}: the token was refused: {why}")
     return AwayError(f"{address}: cannot be reached: {why}")
