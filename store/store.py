@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from monobeam.store.backend import Backend, Changed, open_backend
@@ -86,13 +86,21 @@ class _Head:
         self._backend.close()
 
 
-def open_store(spec: StoreSpec, uri: str) -> ParameterStore:
-    """The store at an address: in this process, or, at ``flight://HOST:PORT``, in shard servers."""
+def is_remote(uri: str) -> bool:
+    """Whether the store at an address is in shard servers, and not in the process that opens it."""
+    return uri.partition(":")[0] in ("flight", "flight+tls")
+
+
+def open_store(spec: StoreSpec, uri: str, partitions: Collection[int] | None = None) -> ParameterStore:
+    """The store at an address: in this process, or, at ``flight://HOST:PORT``, in shard servers.
+
+    ``partitions``: of the examples log, that the caller trains on (None: all); shard servers may have several callers.
+    """
     from monobeam.store.flight_store import FlightStore
 
-    if uri.partition(":")[0] in ("flight", "flight+tls"):
-        return FlightStore(spec, uri)
+    if is_remote(uri):
+        return FlightStore(spec, uri, partitions)
     return Store(spec, open_backend(uri))
 
 
-__all__ = ["ParameterStore", "Pulled", "Store", "open_store"]
+__all__ = ["ParameterStore", "Pulled", "Store", "is_remote", "open_store"]
