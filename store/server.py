@@ -70,6 +70,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m monobeam.store.server", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--shards", required=True, help="which shards: 0-3, or 0-1,6 (an embedded store: all of them)")
     parser.add_argument("--store", required=True, help="address of the backend: lmdb:DIRECTORY or bigtable://...")
+    parser.add_argument("--sync", default="", help="log to write sync events to, e.g. file:DIR (default: trainers do)")
     parser.add_argument("--listen", default="grpc://127.0.0.1:0", help="grpc://HOST:PORT, port 0 for any (%(default)s)")
     parser.add_argument("--advertise", help="HOST:PORT that others reach it by (default: where it listens)")
     parser.add_argument("--tls-cert", type=Path, help="file with its certificate (PEM)")
@@ -89,7 +90,7 @@ def _start(options: argparse.Namespace) -> tuple[ShardServer, Ownership, str]:
     backend = open_backend(options.store)
     server = ShardServer(place.location, secret, tls)
     address = f"flight{'+tls' if tls else ''}://{options.advertise or f'{place.host}:{server.port}'}"
-    return server, Ownership(server, backend, numbers, address), address
+    return server, Ownership(server, backend, numbers, address, sync=options.sync), address
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -204,7 +204,7 @@ class _Examples(beam.DoFn, beam.transforms.core.RestrictionProvider):
         started = time.monotonic()
         now_us = time.time_ns() // 1000
         events, metrics = trainer.commit(now_us, final=final)
-        if not events:
+        if "epoch" not in metrics["values"]:  # there was nothing to commit
             return []
         commit_ms = (time.monotonic() - started) * 1e3
         Metrics.distribution("monobeam.train", "commit_us").update(int(commit_ms * 1e3))
