@@ -174,7 +174,7 @@ def test_errors_that_waiting_does_not_heal_are_told_as_they_are(
     store.close()
     with pytest.raises(SpecError, match="model is 'm' there and 'n' here"):
         FlightStore(replace(store.spec, model="n"), server.uri)
-    with pytest.raises(TableFullError, match="store.memory_limit"):
+    with pytest.raises(TableFullError, match=r"store\.memory_limit"):
         FlightStore(replace(store.spec, memory_limit=1000), server.uri)
 
 

@@ -137,7 +137,7 @@ def test_what_a_trainer_left_uncommitted_is_gone(world: World, ends: str) -> Non
     again = world.open(MINE, now_s)
     assert again.manifest.positions == {0: 1}
     assert world.updates() == 20
-    with pytest.raises(StaleError, match="somebody (lost its connection|showed no sign of life)"):
+    with pytest.raises(StaleError, match=r"somebody (lost its connection|showed no sign of life)"):
         world.head.begin(other.session, 1, 0, now_s)
     with pytest.raises(StaleError):
         world.hosting.at(first.generation)
