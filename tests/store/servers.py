@@ -9,25 +9,24 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from monobeam.store.backend import AwayError, Backend
 from monobeam.store.flight_store import FlightStore
-from monobeam.store.head import TTL_S
 from monobeam.store.shard_server import Ownership, ShardServer
 from monobeam.store.spec import StoreSpec
 
 PATIENCE_S = 60.0
+ROOT = Path(__file__).parents[2]
 
 
 class Served:
     """A server in this process, which owns its shards when ``step`` lets it."""
 
-    def __init__(
-        self, backend: Backend, shards: Sequence[int], secret: str | None = None, ttl_s: float = TTL_S
-    ) -> None:
+    def __init__(self, backend: Backend, shards: Sequence[int], secret: str | None = None) -> None:
         self.server = ShardServer("grpc://127.0.0.1:0", secret)
         self.uri = f"flight://127.0.0.1:{self.server.port}"
-        self.ownership = Ownership(self.server, backend, shards, self.uri, ttl_s)
+        self.ownership = Ownership(self.server, backend, shards, self.uri)
         self.ownership.step(0.0)
 
     def close(self) -> None:
@@ -50,11 +49,18 @@ class Process:
     """A server as a process of its own; its address when it is ready."""
 
     def __init__(
-        self, shards: str, store: str, *options: str, port: int = 0, environment: Mapping[str, str] | None = None
+        self,
+        shards: str,
+        store: str,
+        *options: str,
+        port: int = 0,
+        environment: Mapping[str, str] | None = None,
+        module: Sequence[str] = ("monobeam.store.server",),
     ) -> None:
         listen = f"--listen=grpc://127.0.0.1:{port}"
         self.popen = subprocess.Popen(
-            [sys.executable, "-m", "monobeam.store.server", f"--shards={shards}", f"--store={store}", listen, *options],
+            [sys.executable, "-m", *module, f"--shards={shards}", f"--store={store}", listen, *options],
+            cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
