@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -52,16 +52,16 @@ class TrainSettings:
 
 @dataclass
 class ExamplePartitions(beam.PTransform[Any, Any]):
-    """The numbers of the examples log's partitions, from the start of the job."""
+    """The numbers of partitions of the examples log, from the start of the job."""
 
-    count: int
+    numbers: Sequence[int]
 
     def expand(self, root: beam.pvalue.PBegin) -> beam.PCollection[int]:
         """Wire an impulse to the numbers."""
         return (
             root
             | "Impulse" >> beam.Impulse()
-            | "Numbers" >> beam.FlatMap(lambda _: range(self.count)).with_output_types(int)
+            | "Numbers" >> beam.FlatMap(lambda _: list(self.numbers)).with_output_types(int)
         )
 
 
@@ -78,7 +78,9 @@ class Train(beam.PTransform[Any, Any]):
     tailed: bool
 
     def expand(self, partitions: beam.PCollection[int]) -> Any:
-        """Wire the one reader."""
+        """Wire the one reader; where trainers work in parallel, let workers share the partitions."""
+        if self.settings.config.training.parallel:
+            partitions = partitions | "Spread" >> beam.Reshuffle()
         trainer = _TailExamples(self.settings) if self.tailed else _ReadExamples(self.settings)
         return partitions | "Examples" >> beam.ParDo(trainer).with_output_types(Run).with_outputs(METRICS, main="sync")
 
