@@ -36,15 +36,16 @@ def create(store: Storage, options: argparse.Namespace, progress: Progress) -> F
 
 def show(store: Storage, options: argparse.Namespace, progress: Progress) -> Figures:
     """What the last commit made true."""
-    manifest, found = store.manifest(), snapshots.summary(store)
-    if manifest is None or found is None:
-        return Figures([f"{store.uri} holds no commit yet"], {"epoch": None, "stored_bytes": store.stored_bytes()})
-    keys = sum(len(block.keys) for block in store.seen())
+    with store.last_commit() as last:
+        manifest = last.manifest()
+        if manifest is None:
+            return Figures([f"{store.uri} holds no commit yet"], {"epoch": None, "stored_bytes": store.stored_bytes()})
+        found, keys = snapshots.summed(store.uri, last), sum(len(block.keys) for block in last.seen())
     lines = [
         _line(found),
         f"  model {manifest.fingerprint['model']}, tables {', '.join(manifest.fingerprint['tables'])}",
         f"  epochs {_listed(manifest.epochs)}, dense version {manifest.dense_version}",
-        f"  positions {_listed([f'{partition}: {offset}' for partition, offset in sorted(manifest.positions.items())])}",
+        f"  trained up to {_positions(manifest)}",
         f"  {keys:,} example keys, {store.stored_bytes():,} bytes stored",
     ]
     more = {

@@ -164,9 +164,8 @@ class MemoryBackend:
     def compact(self, progress: Progress = silent) -> None:
         """See Storage."""
         with self._owned("compaction") as contents:
-            for shard, epoch in zip(
-                contents.shards, contents.manifest.epochs if contents.manifest else (), strict=True
-            ):
+            epochs = contents.manifest.epochs if contents.manifest else ()
+            for shard, epoch in zip(contents.shards, epochs, strict=True):
                 shard.base, shard.deltas = shard.everything(), {}
                 shard.horizon = shard.folded = epoch
         progress(1.0)

@@ -37,14 +37,16 @@ class Summary:
 def summary(storage: Storage) -> Summary | None:
     """The store as of its last commit; None before the first."""
     with storage.last_commit() as last:
-        manifest = last.manifest()
-        if manifest is None:
-            return None
-        rows = nbytes = 0
-        for shard in range(len(manifest.epochs)):
-            for block in last.load(shard).blocks:
-                rows, nbytes = rows + len(block.keys), nbytes + block.keys.nbytes + block.rows.nbytes
-    return Summary(storage.uri, max(manifest.epochs), manifest.time_us, len(manifest.epochs), rows, nbytes)
+        return None if last.manifest() is None else summed(storage.uri, last)
+
+
+def summed(uri: str, last: Committed) -> Summary:
+    """A commit in figures."""
+    manifest, rows, nbytes = _manifest(uri, last), 0, 0
+    for shard in range(len(manifest.epochs)):
+        for block in last.load(shard).blocks:
+            rows, nbytes = rows + len(block.keys), nbytes + block.keys.nbytes + block.rows.nbytes
+    return Summary(uri, max(manifest.epochs), manifest.time_us, len(manifest.epochs), rows, nbytes)
 
 
 def kept(storage: Storage) -> Iterator[Summary]:
@@ -67,7 +69,7 @@ def keep(storage: Storage, uri: str | None = None, progress: Progress = silent) 
     if isinstance(storage, LmdbBackend) and (uri is None or uri.startswith("lmdb:")):
         return copy(storage, None if uri is None else Path(uri.removeprefix("lmdb:")))
     with storage.last_commit() as last:
-        manifest = _manifest(storage, last)
+        manifest = _manifest(storage.uri, last)
         target = uri or storage.snapshot_uri(max(manifest.epochs))
         if uri is None and max(manifest.epochs) in storage.snapshot_uris():
             return target
@@ -82,7 +84,7 @@ def restore(storage: Storage, snapshot: Storage, now_us: int) -> Manifest:
     The number of shards stays. Replicas read what differs; training goes on from the snapshot's positions.
     """
     with snapshot.last_commit() as old:
-        source, before = _manifest(snapshot, old), storage.manifest()
+        source, before = _manifest(snapshot.uri, old), storage.manifest()
         now = source if before is None else before
         fingerprint = {**source.fingerprint, "shards": len(now.epochs)}
         check_fingerprint(storage.uri, now.fingerprint, fingerprint)
@@ -127,10 +129,10 @@ def snapshot_of(storage: Storage, epoch: int) -> str:
     return uris[epoch]
 
 
-def _manifest(storage: Storage, last: Committed) -> Manifest:
+def _manifest(uri: str, last: Committed) -> Manifest:
     manifest = last.manifest()
     if manifest is None:
-        raise BackendError(f"{storage.uri}: holds no commit yet")
+        raise BackendError(f"{uri}: holds no commit yet")
     return manifest
 
 

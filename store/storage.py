@@ -46,7 +46,7 @@ class Storage(Backend, Protocol):
         """Cut the store anew into so many shards, while others read.
 
         Nothing of the last commit changes but the number, and the epochs: all are one above the highest before. Killed
-        at any time it leaves the old shards or the new ones; called again it goes on, and clears away what is left over.
+        at any time it leaves the old shards or the new ones; called again it goes on, and clears away what is left.
         """
 
     def compact(self, progress: Progress = silent) -> None:
