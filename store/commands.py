@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -177,6 +177,6 @@ def _positions(manifest: Manifest) -> str:
     return _listed([f"offset {at} of partition {number}" for number, at in sorted(manifest.positions.items())])
 
 
-def _listed(values: object) -> str:
+def _listed(values: Iterable[object]) -> str:
     """Some values, or none."""
-    return ", ".join(map(str, values)) or "none"  # type: ignore[call-overload]
+    return ", ".join(map(str, values)) or "none"
