@@ -81,8 +81,8 @@ class Resharding:
             plan = Plan(layout + 1, shards, manifest.epochs, chunks=[0] * shards, nbytes=[0] * shards)
         if len(manifest.epochs) != shards:
             self._flip(self._copy(plan, progress), layout, manifest)
-            self.clean()
         progress(1.0)
+        self.clean()
 
     def clean(self) -> None:
         """Remove what an earlier resharding left over."""
@@ -104,7 +104,7 @@ class Resharding:
                 before = len(live)
                 rows = self._read(live, shard)
                 plan = self._write(replace(plan, shard=shard, read=plan.read + before - len(live)), rows)
-                progress((sum(sizes[:shard]) + plan.read) / max(1, sum(sizes)))
+                progress((sum(sizes[:shard]) + plan.read) / (sum(sizes) + 1))
             plan = replace(plan, shard=shard + 1, read=0)
         return plan
 
