@@ -59,14 +59,11 @@ class _Look:
         for block in last.load(shard).blocks:
             self.rows += len(block.keys)
             ids[block.table].append(block.keys)
-            least = 4 * int(tables[block.table]["dim"]) + _ROW_END
             yield from _misplaced(block, shard, len(manifest.epochs))
-            width = block.rows.shape[1]
+            least, width = 4 * int(tables[block.table]["dim"]) + _ROW_END, block.rows.shape[1]
             if width < least or width != widths.setdefault(block.table, width):
-                yield (
-                    f"shard {shard}, table {block.table!r}: rows of {width} bytes, where others have "
-                    f"{widths.get(block.table, width)}, and at least {least} are needed"
-                )
+                needed = f"others have {widths[block.table]}" if block.table in widths else f"{least} are needed"
+                yield f"shard {shard}, table {block.table!r}: rows of {width} bytes, where {needed}"
         for table, keys in ids.items():
             found, counts = np.unique(np.concatenate(keys), return_counts=True)
             if (counts > 1).any():

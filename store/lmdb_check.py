@@ -45,6 +45,8 @@ def _of_rows(contents: Contents, manifest: Manifest, key: bytes, value: memoryvi
         yield f"value {key!r}: of shard {shard}, where there are {len(manifest.epochs)}"
     elif epoch_of(key) > manifest.epochs[shard]:
         yield f"value {key!r}: of epoch {epoch_of(key)}, where shard {shard} is at {manifest.epochs[shard]}"
+    elif key[:1] == b"B" and epoch_of(key) < contents.log(shard).state().folded:
+        yield f"value {key!r}: of a base that shard {shard} has no more"
     yield from _decoded(key, value, chunk.decode)
     tables = len(table_names(manifest))
     if (number := chunk.table_of(value)) >= tables:

@@ -20,7 +20,7 @@ def copy(store: LmdbBackend, place: Path | None) -> str:
     if place is not None and (place / "data.mdb").exists():
         raise BackendError(f"lmdb:{place}: holds a store already; choose another place, or remove it")
     try:
-        with _draft(_folder(store) if place is None else place.parent) as draft:
+        with draft_in(folder_of(store) if place is None else place.parent) as draft:
             store.copy(draft)
             epoch = _epoch(draft)
             target = Path(store.snapshot_uri(epoch).removeprefix("lmdb:")) if place is None else place
@@ -33,7 +33,8 @@ def copy(store: LmdbBackend, place: Path | None) -> str:
         raise BackendError(f"{store.uri}: cannot be copied: {error}") from error
 
 
-def _folder(store: LmdbBackend) -> Path:
+def folder_of(store: LmdbBackend) -> Path:
+    """Where the snapshots of a store are."""
     return Path(store.snapshot_uri(0).removeprefix("lmdb:")).parent
 
 
@@ -49,7 +50,7 @@ def _epoch(directory: Path) -> int:
 
 
 @contextmanager
-def _draft(folder: Path) -> Iterator[Path]:
+def draft_in(folder: Path) -> Iterator[Path]:
     """A directory to write to, which goes unless it was renamed; those of processes that were killed go first."""
     folder.mkdir(parents=True, exist_ok=True)
     for draft in folder.glob(f"{_DRAFT}*"):

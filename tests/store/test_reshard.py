@@ -5,9 +5,6 @@ from __future__ import annotations
 import random
 import signal
 import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -22,12 +19,9 @@ from monobeam.store.lmdb_reshard import Plan, plan_in
 from monobeam.store.memory import MemoryBackend
 from monobeam.store.spec import SpecError, StoreSpec, TableSpec
 from monobeam.store.store import Store
-from tests.store import whole
 from tests.store.history import after, rows_of
 from tests.store.places import Opener
-from tests.store.whole import STEP_BYTES, Whole
-
-ROOT = Path(__file__).parents[2]
+from tests.store.whole import STEP_BYTES, Whole, process
 
 
 def filled(backend: Backend, shards: int, commits: int = 40) -> Whole:
@@ -146,16 +140,6 @@ def test_a_trainer_with_another_number_is_told_what_to_do() -> None:
         Store(replace(spec, shards=6), MemoryBackend("two_shards"))
 
 
-@contextmanager
-def resharding(directory: Path, shards: int) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-m", whole.__name__, "reshard", str(directory), str(shards)]
-    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
-        try:
-            yield child
-        finally:
-            child.kill()
-
-
 def steps(child: subprocess.Popen[str], most: int) -> list[float]:
     """Let it take up to so many steps; how far it said it was."""
     assert child.stdin is not None
@@ -183,7 +167,7 @@ def test_killed_at_every_step_it_goes_on(tmp_path: Path) -> None:
     owner.close()
     reached, kills = 0.0, 0
     while True:
-        with resharding(tmp_path, 5) as child:
+        with process("reshard", tmp_path, 5) as child:
             said = steps(child, 4)
             child.send_signal(signal.SIGKILL)
         assert said[0] == 0
@@ -212,7 +196,7 @@ def test_killed_at_any_moment_it_goes_on_or_starts_anew(tmp_path: Path) -> None:
     owner.close()
     for round_ in range(6):
         wanted = rng.choice([number for number in (1, 2, 3, 4, 6) if number != shards])
-        with resharding(tmp_path, wanted) as child:
+        with process("reshard", tmp_path, wanted) as child:
             steps(child, rng.randint(2, 8))
             assert child.stdin is not None
             child.stdin.write("\n" * rng.randint(0, 3))  # some steps more, in the midst of which it is killed

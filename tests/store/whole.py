@@ -5,20 +5,25 @@ Run as a program, with what to do and an LMDB directory, it is another process t
 
 from __future__ import annotations
 
+import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from monobeam.store import dense
+from monobeam.store import dense, lmdb_copy
 from monobeam.store.backend import Backend, Commit, SeenKeys, ShardCommit
-from monobeam.store.bags import shard_of
+from monobeam.store.bags import Keys, shard_of
 from monobeam.store.changes import Change
 from monobeam.store.lmdb import LmdbBackend
 from monobeam.store.manifest import Manifest
 from tests.store.history import ROW_BYTES, Rows, apply, change, rows_of, seen_of
 
+ROOT = Path(__file__).parents[2]
 STEP_BYTES = 2 << 10
 
 
@@ -32,12 +37,7 @@ class Whole:
 
     def commit(self, backend: Backend, shards: int | None = None) -> Manifest:
         """Commit once more to an owned store; ``shards``: of a first commit."""
-        self.number += 1
-        rng = np.random.default_rng(self.number)
-        changes = {name: change(rng, size) for name, size in ROW_BYTES.items()}
-        keys = rng.integers(0, 2**63, 50).astype(np.uint64)
-        apply(self.rows, changes)
-        self.seen.update(dict.fromkeys(keys.tolist(), 1000 + self.number))
+        changes, keys = self._next()
         manifest = self.manifest(len(self.epochs(backend)) or shards or 1)
         parts = [{name: _part(whole, shard, len(manifest.epochs)) for name, whole in changes.items()}
                  for shard in range(len(manifest.epochs))]  # fmt: skip
@@ -52,6 +52,21 @@ class Whole:
             )
         )
         return manifest
+
+    def advance(self, number: int) -> Whole:
+        """What a store holds after so many commits."""
+        while self.number < number:
+            self._next()
+        return self
+
+    def _next(self) -> tuple[dict[str, Change], Keys]:
+        self.number += 1
+        rng = np.random.default_rng(self.number)
+        changes = {name: change(rng, size) for name, size in ROW_BYTES.items()}
+        keys = rng.integers(0, 2**63, 50).astype(np.uint64)
+        apply(self.rows, changes)
+        self.seen.update(dict.fromkeys(keys.tolist(), 1000 + self.number))
+        return changes, keys
 
     def manifest(self, shards: int) -> Manifest:
         return Manifest(
@@ -99,6 +114,17 @@ class Whole:
         assert values.values == self.dense_values
 
 
+@contextmanager
+def process(task: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
+    """Another process with a task of this module; it is killed in the end."""
+    command = [sys.executable, "-m", "tests.store.whole", task, *map(str, arguments)]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+        try:
+            yield child
+        finally:
+            child.kill()
+
+
 def _part(whole: Change, shard: int, shards: int) -> Change:
     keys, deletes = (shard_of(ids, shards) == shard for ids in (whole.keys, whole.deletes))
     return Change(whole.keys[keys], whole.rows[keys], whole.deletes[deletes])
@@ -125,5 +151,14 @@ def write(directory: str) -> None:
         whole.commit(backend, 3)
 
 
+def draft(directory: str) -> None:
+    """Copy the store, but do not come to an end."""
+    store = LmdbBackend(directory)
+    with lmdb_copy.draft_in(lmdb_copy.folder_of(store)) as unfinished:
+        store.copy(unfinished)
+        print(unfinished, flush=True)
+        sys.stdin.readline()
+
+
 if __name__ == "__main__":
-    {"reshard": reshard, "write": write}[sys.argv[1]](*sys.argv[2:])
+    {"reshard": reshard, "write": write, "draft": draft}[sys.argv[1]](*sys.argv[2:])
