@@ -17,6 +17,8 @@ _DRAFT = "unfinished-"
 
 def copy(store: LmdbBackend, place: Path | None) -> str:
     """Copy the last commit to a directory (None: where its snapshot belongs, once); the address of the copy."""
+    if store.manifest() is None:
+        raise BackendError(f"{store.uri}: holds no commit yet")
     if place is not None and (place / "data.mdb").exists():
         raise BackendError(f"lmdb:{place}: holds a store already; choose another place, or remove it")
     try:
@@ -44,8 +46,7 @@ def _epoch(directory: Path) -> int:
         manifest = copied.manifest()
     finally:
         copied.close()
-    if manifest is None:
-        raise BackendError(f"lmdb:{directory}: holds no commit yet")
+    assert manifest is not None
     return max(manifest.epochs)
 
 
