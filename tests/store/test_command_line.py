@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -35,7 +36,9 @@ class Shell:
         backend.close()
 
     def check(self, shards: int, content: Whole | None = None) -> None:
-        (content or self.content).check(open_storage(self.uri), shards)
+        backend = open_storage(self.uri)
+        (content or self.content).check(backend, shards)
+        backend.close()
 
     def run(self, *arguments: object, status: int = 0) -> Any:
         """The figures of the last line; what was said before is in ``said`` and ``error``."""
@@ -175,3 +178,21 @@ def test_as_a_program(shell: Shell) -> None:
     told = subprocess.run([*command, "--help"], capture_output=True, text=True, check=True).stdout
     for name in COMMANDS:
         assert f"\n    {name} " in told
+
+
+def test_as_docs_operations_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every command of the page, in its order, as it is written there; EPOCH is that of a snapshot that was kept."""
+    page = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+    lines = re.findall(r"^ +(python -m monobeam\.store .*--store=lmdb:.*|mv .*)$", page, re.MULTILINE)
+    assert len(lines) == 11
+    shell = Shell(tmp_path / "runs" / "own_logs" / "store", capsys)
+    for line in lines:
+        if "restore EPOCH" in line:
+            shell.run("keep")  # the one before was dropped
+            shell.train(1)
+        words = line.replace("EPOCH", "10002").replace("python", sys.executable, 1).split()
+        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{line}: {done.stderr}"
+        if "restore EPOCH" in line:
+            shell.check(3, Whole().advance(10))
+    shell.check(6, Whole().advance(10))
