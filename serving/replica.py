@@ -227,13 +227,13 @@ class Replica:
     def _load_shard(self, shard: ShardReplica, count: int, here: Mapping[str, Keys], backend: Backend) -> None:
         """Take over one of ``count`` shards, and drop what is ``here`` of it and not there."""
         loaded = backend.load(shard.index)
-        self._check_count(backend, loaded.manifest, count)
         have: dict[str, list[Keys]] = {}
         for block in loaded.blocks:
             if block.table in self.tables:
                 self._write(block.table, block.keys, values_of(block.rows, self._dims[block.table]))
                 have.setdefault(block.table, []).append(block.keys)
                 shard.rows += len(block.keys)
+        self._check_count(backend, loaded.manifest, count)  # rows are right in any shard; what is missing may not be
         self._drop_others(shard, here, {name: np.concatenate(keys) for name, keys in have.items()})
         if loaded.manifest is not None:
             shard.epoch = loaded.manifest.epochs[shard.index]

@@ -33,6 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (OSError, ValueError) as error:
         sys.stderr.write(f"{error}\n")
         return 2
+    except KeyboardInterrupt:
+        sys.stderr.write(f"{options.command}: interrupted; it can be started again\n")
+        return 130
     for line in figures.lines:
         print(line)
     seconds = round(time.monotonic() - started, 3)

@@ -15,14 +15,16 @@ from monobeam.store.manifest import Manifest
 from monobeam.store.storage import Committed, Storage
 
 _ROW_END = 16  # bytes of a row after its floats: last seen, zero, number of updates
+_COUNT_BYTES = 8
 _NAMED = 5
 
 
 @dataclass(frozen=True)
 class Report:
-    """What was looked at, and every fault that was found."""
+    """What was looked at, and every fault that was found; ``updates``: of all rows together."""
 
     rows: int
+    updates: int
     example_keys: int
     faults: tuple[str, ...]
 
@@ -33,12 +35,13 @@ def check(storage: Storage) -> Report:
     look = _Look()
     with storage.last_commit() as last:
         faults.update(dict.fromkeys(look.at(last)))
-    return Report(look.rows, look.example_keys, tuple(faults))
+    return Report(look.rows, look.updates, look.example_keys, tuple(faults))
 
 
 class _Look:
     def __init__(self) -> None:
         self.rows = 0
+        self.updates = 0
         self.example_keys = 0
 
     def at(self, last: Committed) -> Iterator[str]:
@@ -58,6 +61,7 @@ class _Look:
         widths: dict[str, int] = {}
         for block in last.load(shard).blocks:
             self.rows += len(block.keys)
+            self.updates += int(block.rows[:, -_COUNT_BYTES:].copy().view("<i8").sum())
             ids[block.table].append(block.keys)
             yield from _misplaced(block, shard, len(manifest.epochs))
             least, width = 4 * int(tables[block.table]["dim"]) + _ROW_END, block.rows.shape[1]

@@ -94,7 +94,8 @@ def restore(store: Storage, options: argparse.Namespace, progress: Progress) -> 
 def check_(store: Storage, options: argparse.Namespace, progress: Progress) -> Figures:
     """Look for faults."""
     report = check(store)
-    lines = [*report.faults, f"{report.rows:,} rows, {report.example_keys:,} example keys, {len(report.faults)} faults"]
+    looked = f"{report.rows:,} rows, updated {report.updates:,} times; {report.example_keys:,} example keys"
+    lines = [*report.faults, f"{looked}; {len(report.faults)} faults"]
     return Figures(lines, asdict(report))
 
 
