@@ -78,7 +78,7 @@ class BigtableBackend:
         published = self._published()
         known = range(published.shards if published else 1)
         self._leases.take(known if shards is None else shards, address, self._wait_s)
-        self._whole = shards is None or (published is not None and set(known) <= set(self._leases.rows))
+        self._whole = shards is None or set(known) <= set(self._leases.rows)
         if self._whole:
             self.recover(list(self._leases.rows))
 
@@ -138,7 +138,7 @@ class BigtableBackend:
     def recover(self, shards: Sequence[int]) -> None:
         """See SharedBackend."""
         for number in shards:
-            self._owned(number).change({})
+            self._owned(number).settle()
         published = self._published()
         for number in shards:
             self._deltas[number] = []
