@@ -21,9 +21,10 @@ from monobeam.store.bags import Keys, shard_of
 from monobeam.store.changes import Change
 from monobeam.store.lmdb import LmdbBackend
 from monobeam.store.manifest import Manifest
-from tests.store.history import ROW_BYTES, Rows, apply, change, rows_of, seen_of
+from tests.store.history import ROW_BYTES, Rows, apply, rows_of, seen_of
 
 ROOT = Path(__file__).parents[2]
+IDS = 500
 STEP_BYTES = 2 << 10
 
 
@@ -62,7 +63,7 @@ class Whole:
     def _next(self) -> tuple[dict[str, Change], Keys]:
         self.number += 1
         rng = np.random.default_rng(self.number)
-        changes = {name: change(rng, size) for name, size in ROW_BYTES.items()}
+        changes = {name: _change(rng, size) for name, size in ROW_BYTES.items()}
         keys = rng.integers(0, 2**63, 50).astype(np.uint64)
         apply(self.rows, changes)
         self.seen.update(dict.fromkeys(keys.tolist(), 1000 + self.number))
@@ -123,6 +124,13 @@ def process(task: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
             yield child
         finally:
             child.kill()
+
+
+def _change(rng: np.random.Generator, row_bytes: int) -> Change:
+    """Random rows and deletes among few ids, so that commits overlap."""
+    keys = rng.choice(IDS, 60, replace=False).astype(np.uint64)
+    gone = np.setdiff1d(rng.integers(0, IDS, 8).astype(np.uint64), keys)
+    return Change(keys, rng.integers(0, 256, (60, row_bytes)).astype(np.uint8), gone)
 
 
 def _part(whole: Change, shard: int, shards: int) -> Change:
