@@ -78,6 +78,11 @@ def open_storage(uri: str) -> Storage:
 
 def create(uri: str) -> None:
     """Make the place for a store; one that is there stays as it is."""
+    if uri.startswith("bigtable:"):
+        from monobeam.store.bigtable import create as create_table
+
+        create_table(uri)
+        return
     storage = open_storage(uri)
     try:
         storage.own()
