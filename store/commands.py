@@ -112,7 +112,7 @@ def reshard(store: Storage, options: argparse.Namespace, progress: Progress) -> 
     before = len(_committed(store).epochs)
     store.own()
     store.reshard(options.shards, progress)
-    figures = _described(store.uri, f"{before} shards are now {options.shards}")
+    figures = _described(store.uri, f"cut from {before} into {options.shards}")
     advice = f"  set shards = {options.shards} under [store] before you train it; servers need nothing"
     return Figures([*figures.lines, advice], {**figures.values, "shards_before": before})
 

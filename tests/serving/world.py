@@ -140,6 +140,7 @@ class World:
         self.config = replace(self.config, store=replace(self.config.store, shards=shards))
         self.store = Store(self.config.store_spec(), open_backend(self.uri("store")))
         self.trainer = Trainer(self.config, self.store)
+        self._offset = self.trainer.positions.get(0, 0)
 
     def step(self, seed: int, rows: int = 60) -> None:
         """Train, commit, publish."""
