@@ -130,9 +130,18 @@ class Round:
         watcher = laws.Watcher(world)
         try:
             for self._number, self._kind in enumerate(world.plan.faults):
-                t=time.monotonic(); a=self._struck(rng); t1=time.monotonic()
-                b=a and self._holds(watcher)
-                print(self._kind, world.plan.runner, world.plan.commit_ms, round(t1-t,2), round(time.monotonic()-t1,2), flush=True)
+                t = time.monotonic()
+                a = self._struck(rng)
+                t1 = time.monotonic()
+                b = a and self._holds(watcher)
+                print(
+                    self._kind,
+                    world.plan.runner,
+                    world.plan.commit_ms,
+                    round(t1 - t, 2),
+                    round(time.monotonic() - t1, 2),
+                    flush=True,
+                )
                 if not b:
                     return
         finally:

@@ -131,7 +131,9 @@ class Watcher:
         self._world = world
         self._replica = Replica(world.config)
         relayed = open_log(world.relayed)
-        self._follower = Follower(self._replica, world.open_backend, relayed, Freshness(), lambda: time.time_ns() // 1000)
+        self._follower = Follower(
+            self._replica, world.open_backend, relayed, Freshness(), lambda: time.time_ns() // 1000
+        )
         self._follower.start()
 
     @property
