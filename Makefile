@@ -23,6 +23,8 @@ CHECKED := $(patsubst %,-p monobeam.%,$(FOLDERS)) -p examples -p benchmarks
 
 BEAM_VERSION := $(shell sed -n 's/^apache-beam==//p' constraints.txt)
 PRISM := .tools/bin/prism
+EMULATOR := .tools/bin/emulator
+EMULATOR_VERSION := v1.58.0
 PEERS := .tools/peers
 MOVIELENS := .tools/data/recbole-1.2.1-py3-none-any.whl
 
@@ -31,7 +33,7 @@ say = @printf '\033[1m==>\033[0m %s\n' "$(1)"
 install_in = { [ -x $(VENV)/bin/uv ] && VIRTUAL_ENV=$(1) $(VENV)/bin/uv pip install -q $(2) ; } || $(1)/bin/python -m pip install -q $(2)
 install = $(call install_in,$(VENV),$(1))
 
-.PHONY: help setup prism data demo test lint types bench peers clean distclean
+.PHONY: help setup prism emulator data demo test lint types bench peers clean distclean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*##  *\(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -45,7 +47,7 @@ demo: setup prism data  ## the whole loop on MovieLens, with a live page: about 
 	  --data "$(or $(DATA),$(MOVIELENS))" $(if $(RATINGS),--ratings $(RATINGS)) \
 	  $(if $(wildcard $(PRISM)),--prism "$(CURDIR)/$(PRISM)")
 
-test: setup prism data lint types  ## lint, types and every test
+test: setup prism emulator data lint types  ## lint, types and every test
 	$(call say,pytest)
 	@$(PY) -m pytest $(PYTEST_ARGS)
 
@@ -110,7 +112,7 @@ $(PEERS)/%/installed: benchmarks/_table/%.txt | $(STAMPS)/venv
 	@$(call install_in,$(@D),-r $<)
 	@touch $@
 
-# ---- Prism and MovieLens ---------------------------------------------------------------------------------------------
+# ---- Prism, the Bigtable emulator and MovieLens ----------------------------------------------------------------------
 
 prism: setup
 	@if [ ! -x $(PRISM) ]; then if command -v go >/dev/null; then \
@@ -118,6 +120,13 @@ prism: setup
 	  mkdir -p .tools/bin && GOBIN="$(CURDIR)/.tools/bin" go install github.com/apache/beam/sdks/v2/go/cmd/prism@v$(BEAM_VERSION) \
 	    || echo "    go install failed: Beam will download Prism itself when it first runs"; \
 	  else printf '\033[1m==>\033[0m %s\n' "prism: no Go here, so Beam downloads it from GitHub when it first runs"; fi; fi
+
+emulator: setup
+	@if [ ! -x $(EMULATOR) ]; then if command -v go >/dev/null; then \
+	  printf '\033[1m==>\033[0m %s\n' "emulator: Bigtable's, by go install (half a minute)"; \
+	  mkdir -p .tools/bin && GOBIN="$(CURDIR)/.tools/bin" go install cloud.google.com/go/bigtable/cmd/emulator@$(EMULATOR_VERSION) \
+	    || echo "    go install failed: tests of the store in Bigtable will be skipped"; \
+	  else printf '\033[1m==>\033[0m %s\n' "emulator: no Go here, so tests of the store in Bigtable will be skipped"; fi; fi
 
 data: $(if $(DATA),,$(MOVIELENS))
 

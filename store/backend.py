@@ -167,7 +167,7 @@ class SharedBackend(Backend, Protocol):
 
 
 def open_backend(uri: str) -> Backend:
-    """The backend at ``memory:`` (its own), ``memory:NAME`` (one of this process) or ``lmdb:DIRECTORY``."""
+    """The backend at ``memory:`` (its own), ``memory:NAME`` (one of this process), ``lmdb:DIRECTORY`` or ``bigtable://…``."""
     from monobeam.store.lmdb import LmdbBackend
     from monobeam.store.memory import MemoryBackend
 
@@ -176,7 +176,13 @@ def open_backend(uri: str) -> Backend:
         return MemoryBackend(place)
     if kind == "lmdb" and place:
         return LmdbBackend(place)
-    raise ValueError(f"store {uri!r}: must be memory:, memory:NAME or lmdb:DIRECTORY")
+    if kind == "bigtable":
+        from monobeam.store.bigtable.backend import BigtableBackend  # a second of imports that others need not wait for
+
+        return BigtableBackend(uri)
+    raise ValueError(
+        f"store {uri!r}: must be memory:, memory:NAME, lmdb:DIRECTORY or bigtable://PROJECT/INSTANCE/TABLE"
+    )
 
 
 def fold_is_due(base_bytes: int, delta_bytes: int, live_bytes: int | None, fold_bytes: int) -> bool:

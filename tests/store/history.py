@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from monobeam.store.backend import Backend, BackendError, Changed, Commit, SeenKeys, ShardCommit
+from monobeam.store.bags import Keys, shard_of
 from monobeam.store.changes import Change
 from monobeam.store.lmdb import LmdbBackend
 from monobeam.store.manifest import Manifest
@@ -24,10 +25,16 @@ FINGERPRINT: dict[str, Any] = {"model": "m", "shards": SHARDS, "tables": {name: 
 Rows = dict[str, dict[int, bytes]]
 
 
-def change(rng: np.random.Generator, row_bytes: int, writes: int = 60, deletes: int = 8) -> Change:
-    """Random rows and deletes among few ids, so that commits overlap."""
-    keys = rng.choice(IDS, writes, replace=False).astype(np.uint64)
-    gone = np.setdiff1d(rng.integers(0, IDS, deletes).astype(np.uint64), keys)
+def ids_of(shard: int) -> Keys:
+    """The first ids that belong to a shard, uint64[IDS]."""
+    ids = np.arange(4 * IDS * SHARDS, dtype=np.uint64)
+    return ids[shard_of(ids, SHARDS) == shard][:IDS]
+
+
+def change(rng: np.random.Generator, shard: int, row_bytes: int, writes: int = 60, deletes: int = 8) -> Change:
+    """Random rows and deletes among few ids of a shard, so that commits overlap."""
+    keys = rng.choice(ids_of(shard), writes, replace=False)
+    gone = np.setdiff1d(rng.choice(ids_of(shard), deletes), keys)
     return Change(keys, rng.integers(0, 256, (writes, row_bytes)).astype(np.uint8), gone)
 
 
@@ -41,8 +48,8 @@ def commit(number: int) -> Commit:
     """The commit with this number (from 1); every fourth changes no row, every tenth publishes dense weights."""
     rng = np.random.default_rng(number)
     shards = []
-    for epoch in manifest(number).epochs:
-        tables = {name: change(rng, size) for name, size in ROW_BYTES.items()} if number % 4 else {}
+    for shard, epoch in enumerate(manifest(number).epochs):
+        tables = {name: change(rng, shard, size) for name, size in ROW_BYTES.items()} if number % 4 else {}
         shards.append(ShardCommit(epoch, tables))
     keys = rng.integers(0, 2**63, 50).astype(np.uint64)
     return Commit(

@@ -17,7 +17,20 @@ from monobeam.store.changes import NO_KEYS, Change
 from monobeam.store.lmdb import LmdbBackend
 from monobeam.store.memory import MemoryBackend
 from monobeam.store.spec import SpecError
-from tests.store.history import FINGERPRINT, SHARDS, Rows, Twin, after, apply, check, commit, manifest, rows_of, seen_of
+from tests.store.history import (
+    FINGERPRINT,
+    SHARDS,
+    Rows,
+    Twin,
+    after,
+    apply,
+    check,
+    commit,
+    ids_of,
+    manifest,
+    rows_of,
+    seen_of,
+)
 
 Opener = Callable[[], Backend]
 NO_SEEN = SeenKeys(NO_KEYS, np.empty(0, np.uint32))
@@ -37,9 +50,12 @@ def lmdb_place(directory: Path) -> Opener:
 PLACES = {"memory": memory_place, "lmdb": lmdb_place}
 
 
-@pytest.fixture(params=PLACES, scope="session")
+@pytest.fixture(params=[*PLACES, "bigtable"], scope="session")
 def new_place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Opener]:
     """Makes places for stores; what it returns opens a backend on the same contents each time."""
+    if request.param == "bigtable":
+        bigtable_place: Callable[[], Opener] = request.getfixturevalue("bigtable_place")
+        return bigtable_place
     directory = tmp_path_factory.mktemp("backends")
     return lambda: PLACES[request.param](directory)
 
@@ -128,18 +144,20 @@ def test_deleted_ids_stay_away_until_written_again(backend: Backend) -> None:
     def step(number: int, written: list[int], deleted: list[int]) -> None:
         rows = np.full((len(written), 24), number, np.uint8)
         items = Change(np.array(written, np.uint64), rows, np.array(deleted, np.uint64))
-        shards = [ShardCommit(epoch, {"items": items}) for epoch in manifest(number).epochs]
+        first, second = manifest(number).epochs
+        shards = [ShardCommit(first, {"items": items}), ShardCommit(second, {})]
         backend.commit(Commit(manifest(number), shards, NO_SEEN, 0))
 
-    step(1, [1, 2, 3], [])
-    step(2, [], [1, 2, 77])
-    assert rows_of(backend, 0)["items"] == {3: bytes([1]) * 24}
-    step(3, [2], [3])
-    assert rows_of(backend, 0)["items"] == {2: bytes([3]) * 24}
+    one, two, three, other = ids_of(0)[:4].tolist()
+    step(1, [one, two, three], [])
+    step(2, [], [one, two, other])
+    assert rows_of(backend, 0)["items"] == {three: bytes([1]) * 24}
+    step(3, [two], [three])
+    assert rows_of(backend, 0)["items"] == {two: bytes([3]) * 24}
     changed = backend.changed(0, manifest(1).epochs[0])
     assert changed is not None
     if not changed.complete:
-        assert changed.tables["items"].deletes.tolist() == [1, 3, 77]
+        assert changed.tables["items"].deletes.tolist() == [one, three, other]
 
 
 def test_old_example_keys_are_forgotten_and_young_ones_kept(backend: Backend) -> None:
@@ -235,9 +253,10 @@ def test_any_history(new_place: Callable[[], Opener], history: list, since: int)
     states: list[list[Rows]] = [[{}, {}]]
     for number, (*per_shard, reopen) in enumerate(history, 1):
         commits = []
-        for rows, changes, epoch in zip(shards, per_shard, manifest(number).epochs, strict=True):
-            commits.append(ShardCommit(epoch, {name: _change(number, *parts) for name, parts in changes.items()}))
-            apply(rows, commits[-1].tables)
+        for shard, (rows, changes) in enumerate(zip(shards, per_shard, strict=True)):
+            tables = {name: _change(shard, number, *parts) for name, parts in changes.items()}
+            commits.append(ShardCommit(manifest(number).epochs[shard], tables))
+            apply(rows, tables)
         backend.commit(Commit(manifest(number), commits, NO_SEEN, 0))
         states.append([{name: dict(table) for name, table in rows.items() if table} for rows in shards])
         if reopen:
@@ -254,15 +273,15 @@ def test_any_history(new_place: Callable[[], Opener], history: list, since: int)
     backend.close()
 
 
-def _change(number: int, written: list[int], deleted: list[int]) -> Change:
-    gone = [key for key in deleted if key not in written]
+def _change(shard: int, number: int, written: list[int], deleted: list[int]) -> Change:
+    gone = [place for place in deleted if place not in written]
     rows = np.full((len(written), 24), number, np.uint8)
-    return Change(np.array(written, np.uint64), rows, np.array(gone, np.uint64))
+    return Change(ids_of(shard)[written], rows, ids_of(shard)[gone])
 
 
-@pytest.mark.parametrize("uri", ["", "lmdb:", "redis:x", "store"])
+@pytest.mark.parametrize("uri", ["", "lmdb:", "redis:x", "store", "bigtable://p/i", "bigtable://p/i/t/x"])
 def test_unknown_places(uri: str) -> None:
-    with pytest.raises(ValueError, match="must be memory:, memory:NAME or lmdb:DIRECTORY"):
+    with pytest.raises(ValueError, match=r"must be .*bigtable://PROJECT/INSTANCE/TABLE"):
         open_backend(uri)
 
 

@@ -1,0 +1,262 @@
+"""Leases in the table: one row per shard, changed by compare-and-set alone.
+
+Every change of a row gives it a new version, a random one, and names the version it expects. So a change that comes
+late, of whoever was paused or repeated by the network, changes nothing; and whoever sees a version stay the same for
+the whole length of a lease knows that its owner did not renew it, whatever any clock says.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import grpc
+
+from monobeam.store.backend import BackendError, OwnedError
+from monobeam.store.bigtable.client import Client, status_of
+from monobeam.store.bigtable.wire import STATE, STATES, Mutation, cell_mutation, shard_of_state, state_key
+
+VERSION, LEASE = b"version", b"lease"
+_WATCH = 1.1  # of a lease: clocks of two machines do not run alike
+_POLLS = 20
+
+
+def now_s() -> float:
+    """Seconds that also pass while the machine sleeps."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class StateRow:
+    """A shard's row, as its owner or candidate sees it. ``cells``: by column, as of the last successful call."""
+
+    def __init__(self, client: Client, shard: int, lease_s: float, address: str) -> None:
+        self.shard = shard
+        self.cells: dict[bytes, bytes] = {}
+        self.valid_until = 0.0
+        self._client = client
+        self._key = state_key(shard)
+        self._lease_s = lease_s
+        self._address = address
+        self._lock = threading.RLock()
+        self._doubtful: bytes | None = None
+        self._seen: tuple[bytes, float] | None = None
+        self._owned = False
+
+    @property
+    def version(self) -> bytes:
+        """Of the row as it was last seen."""
+        return self.cells.get(VERSION, b"")
+
+    def try_to_take(self) -> bool:
+        """Take the lease if nobody has it, or if it was not renewed for its whole length since this was first called.
+
+        OwnedError: it is renewed.
+        """
+        with self._lock:
+            self._read()
+            if LEASE in self.cells:
+                lease = json.loads(self.cells[LEASE])
+                if self._seen is None:
+                    self._seen = self.version, now_s()
+                if self._seen[0] != self.version:
+                    self._seen = None
+                    raise OwnedError(self._owned_by(lease))
+                if now_s() - self._seen[1] < _WATCH * lease["lease_s"]:
+                    return False
+            self._owned = True
+            try:
+                self.change({})
+            except OwnedError:
+                self._owned = False
+                return False
+            return True
+
+    def change(self, cells: Mapping[bytes, bytes]) -> None:
+        """Write cells, and renew the lease; OwnedError, and nothing is written, if someone else has taken it.
+
+        BackendError: it is open whether they are written, until the next call that succeeds.
+        """
+        with self._lock:
+            self._settle()
+            lease = self._lease()
+            self._push({**cells, LEASE: json.dumps(lease).encode()})
+
+    def settle(self) -> None:
+        """Know whether the last change happened, and that it will not happen later if it did not."""
+        with self._lock:
+            self._settle()
+
+    def release(self) -> None:
+        """Give the lease back."""
+        with self._lock:
+            self._settle()
+            self._push({}, delete=LEASE)
+            self._owned, self.valid_until = False, 0.0
+
+    def check(self) -> None:
+        """OwnedError unless the lease is in force; one that was not renewed in time is, if nobody took it."""
+        if not self._owned:
+            raise OwnedError(f"{self._where}: the lease is lost; who has it now is told to whoever wants to own it")
+        if now_s() >= self.valid_until:
+            self.change({})
+
+    @property
+    def _where(self) -> str:
+        return f"{self._client.address.name}: shard {self.shard}"
+
+    def _lease(self) -> dict[str, Any]:
+        return {
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "address": self._address,
+            "lease_s": self._lease_s,
+            "expires": round(time.time() + self._lease_s, 3),
+        }
+
+    def _owned_by(self, lease: Mapping[str, Any]) -> str:
+        at = f" at {lease['address']}" if lease["address"] else ""
+        return (
+            f"{self._where} is owned by process {lease['pid']} on {lease['host']}{at}, which renews its lease: "
+            f"end it first, or wait {lease['lease_s']:g} s after it ended: a store has one owner"
+        )
+
+    def _read(self) -> None:
+        filters = {"family_name_regex_filter": STATE, "cells_per_column_limit_filter": 1}
+        self.cells = {cell.column: cell.value for cell in self._client.cells([self._key], filters)}
+
+    def _push(self, cells: Mapping[bytes, bytes], delete: bytes | None = None) -> None:
+        """Compare and set until it is known to have happened."""
+        if not self._owned:
+            raise OwnedError(f"{self._where}: not owned")
+        before, after = self.version, os.urandom(16)
+        mutations = [cell_mutation(value, STATE, column) for column, value in {**cells, VERSION: after}.items()]
+        if delete is not None:
+            column = Mutation.DeleteFromColumn(family_name=STATE, column_qualifier=delete)
+            mutations.append(Mutation(delete_from_column=column))
+        attempts = self._client.attempts(f"lease of shard {self.shard}")
+        self._doubtful = after
+        while True:
+            sent = now_s()
+            try:
+                applied = self._client.check_and_mutate(self._key, *_is_version(before), mutations)
+                break
+            except grpc.RpcError as error:
+                attempts.failed(*status_of(error))
+        if not applied:  # by this attempt: by an earlier one whose answer was lost, or by someone else
+            self._read()
+            if self.version != after:
+                self._lost()
+        self._doubtful = None
+        self.cells = {**self.cells, **cells, VERSION: after}
+        self.valid_until = sent + self._lease_s
+
+    def _settle(self) -> None:
+        if self._doubtful is None:
+            return
+        doubtful, before = self._doubtful, self.version
+        self._read()
+        if self.version == doubtful:
+            self._doubtful = None
+        elif self.version == before:
+            self._push({})  # the new version keeps the other from coming true
+        else:
+            self._lost()
+
+    def _lost(self) -> None:
+        self._owned, self.valid_until, self._doubtful = False, 0.0, None
+        by = json.loads(self.cells[LEASE]) if LEASE in self.cells else None
+        raise OwnedError(self._owned_by(by) if by else f"{self._where}: the lease is lost, and nobody has it now")
+
+
+def _is_version(version: bytes) -> tuple[dict[str, Any], bool]:
+    """A filter, and what it must say of a row that has this version (none: of a row without one)."""
+    filters: dict[str, Any] = {"family_name_regex_filter": STATE, "column_qualifier_regex_filter": VERSION}
+    if version:
+        filters["value_range_filter"] = {"start_value_closed": version, "end_value_closed": version}
+    return filters, bool(version)
+
+
+class Leases:
+    """The leases of one owner, renewed by a thread of their own until they are given back."""
+
+    def __init__(self, client: Client, lease_s: float) -> None:
+        self.rows: dict[int, StateRow] = {}
+        self._client = client
+        self._lease_s = lease_s
+        self._ended = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def take(self, shards: Sequence[int], address: str, wait_s: float) -> None:
+        """Become the owner of all of these shards, or of none more than before and OwnedError.
+
+        Waits for leases that are not renewed to expire, and for others until ``wait_s`` are over.
+        """
+        waiting = [StateRow(self._client, shard, self._lease_s, address) for shard in shards if shard not in self.rows]
+        taken: dict[int, StateRow] = {}
+        until = now_s() + wait_s
+        try:
+            while waiting:
+                taken |= {row.shard: row for row in waiting if _taken(row, until)}
+                waiting = [row for row in waiting if row.shard not in taken]
+                if waiting:
+                    for row in taken.values():
+                        row.check()
+                    time.sleep(self._lease_s / _POLLS)
+        except BaseException:
+            _each(taken.values(), StateRow.release)
+            raise
+        self.rows |= taken
+        if self._thread is None and self.rows:
+            self._ended.clear()
+            self._thread = threading.Thread(target=self._renew, name="leases", daemon=True)
+            self._thread.start()
+
+    def close(self) -> None:
+        """Give all of them back."""
+        self._ended.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        _each(self.rows.values(), StateRow.release)
+        self.rows = {}
+
+    def _renew(self) -> None:
+        while not self._ended.wait(self._lease_s / 3):
+            _each(list(self.rows.values()), lambda row: row.change({}))
+
+
+def _taken(row: StateRow, until: float) -> bool:
+    try:
+        return row.try_to_take()
+    except OwnedError:
+        if now_s() >= until:
+            raise
+        return False
+
+
+def _each(rows: Any, do: Callable[[StateRow], None]) -> None:
+    """Do it to all of them, as far as it can be done: a lease that cannot be reached expires."""
+    for row in rows:
+        try:
+            do(row)
+        except BackendError:
+            continue
+
+
+def lease_of(cells: Mapping[bytes, bytes]) -> dict[str, Any] | None:
+    """The lease in a shard's row, if it has one that is in force by this machine's clock."""
+    lease: dict[str, Any] | None = json.loads(cells[LEASE]) if LEASE in cells else None
+    return lease if lease and lease["expires"] > time.time() else None
+
+
+def shard_rows(client: Client) -> dict[int, dict[bytes, bytes]]:
+    """The rows of all shards, by number and column."""
+    rows: dict[int, dict[bytes, bytes]] = {}
+    for cell in client.cells(STATES, {"family_name_regex_filter": STATE, "cells_per_column_limit_filter": 1}):
+        rows.setdefault(shard_of_state(cell.key), {})[cell.column] = cell.value
+    return rows

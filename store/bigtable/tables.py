@@ -1,0 +1,63 @@
+"""Making and dropping the table of a store."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+from google.protobuf import duration_pb2, empty_pb2
+
+from monobeam.store.backend import BackendError
+from monobeam.store.bigtable.client import Address, channel, status_of
+from monobeam.store.bigtable.wire import ROWS, STATE
+
+SERVICE = "bigtableadmin.googleapis.com:443"
+SCOPES = ("https://www.googleapis.com/auth/bigtable.admin.table",)
+TIMEOUT_S = 120.0
+_DAY_S = 86_400
+_KEPT_VERSIONS = 16
+
+
+def create(uri: str) -> bool:
+    """Make the table of a store, with its families, in an instance that exists; False if it was there already."""
+    from google.cloud.bigtable_admin_v2.types import bigtable_table_admin as messages
+    from google.cloud.bigtable_admin_v2.types import table as schema
+
+    address = Address.parse(uri)
+    rule = schema.GcRule.pb()
+    # History is trimmed by its owner; this is for what a writer that was never heard of again left.
+    old = rule(max_age=duration_pb2.Duration(seconds=_DAY_S))
+    many = rule(max_num_versions=_KEPT_VERSIONS)
+    families = {
+        ROWS: schema.ColumnFamily.pb()(gc_rule=rule(intersection=rule.Intersection(rules=[old, many]))),
+        STATE: schema.ColumnFamily.pb()(gc_rule=rule(max_num_versions=1)),
+    }
+    request = messages.CreateTableRequest.pb()(
+        parent=address.parent, table_id=address.table, table=schema.Table.pb()(column_families=families)
+    )
+    return _call(address, "CreateTable", request, schema.Table.pb().FromString, grpc.StatusCode.ALREADY_EXISTS)
+
+
+def drop(uri: str) -> bool:
+    """Delete the table of a store; False if there was none."""
+    from google.cloud.bigtable_admin_v2.types import bigtable_table_admin as messages
+
+    address = Address.parse(uri)
+    request = messages.DeleteTableRequest.pb()(name=address.name)
+    return _call(address, "DeleteTable", request, empty_pb2.Empty.FromString, grpc.StatusCode.NOT_FOUND)
+
+
+def _call(address: Address, method: str, request: Any, answer: Any, harmless: grpc.StatusCode) -> bool:
+    """Call the table admin API; False where the answer is the harmless one."""
+    with channel(SERVICE, SCOPES) as service:
+        call = service.unary_unary(
+            f"/google.bigtable.admin.v2.BigtableTableAdmin/{method}", type(request).SerializeToString, answer
+        )
+        try:
+            call(request, timeout=TIMEOUT_S, metadata=[("x-goog-request-params", f"parent={address.parent}")])
+        except grpc.RpcError as error:
+            code, detail = status_of(error)
+            if code == harmless.value[0]:
+                return False
+            raise BackendError(f"{address.name}: {method}: {detail}") from error
+    return True

@@ -1,0 +1,58 @@
+"""One Bigtable emulator for all tests of a session."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+_numbers = itertools.count()
+
+
+def emulator_path() -> str:
+    """The emulator; its absence skips the test, or fails it under CI."""
+    found = str(ROOT / ".tools/bin/emulator") if (ROOT / ".tools/bin/emulator").exists() else None
+    found = found or shutil.which("cbtemulator")
+    if found is None:
+        message = "no Bigtable emulator here: `make emulator` installs it where Go is present"
+        if os.environ.get("CI") == "true":
+            pytest.fail(message)
+        pytest.skip(message)
+    return found
+
+
+@pytest.fixture(scope="session")
+def emulator() -> Iterator[str]:
+    """An emulator at BIGTABLE_EMULATOR_HOST, HOST:PORT."""
+    with subprocess.Popen(
+        [emulator_path(), "-port=0", "-host=127.0.0.1"], stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            found = re.search(r"running on (\S+)", process.stdout.readline())
+            assert found is not None
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setenv("BIGTABLE_EMULATOR_HOST", found[1])
+                yield found[1]
+        finally:
+            process.kill()
+
+
+@pytest.fixture(scope="session")
+def new_table(emulator: str) -> Callable[[], str]:
+    """Makes the tables of stores, and says their addresses."""
+    from monobeam.store.bigtable import create
+
+    def new() -> str:
+        uri = f"bigtable://project/instance/table-{next(_numbers)}"
+        assert create(uri)
+        return uri
+
+    return new
