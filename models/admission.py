@@ -13,8 +13,8 @@ import numpy.typing as npt
 from monobeam.models.config import Config
 from monobeam.models.tails import SIGHTINGS, TABLE, counter
 from monobeam.store.bags import Bags, Keys, Mask, mix
+from monobeam.store.parameters import ParameterStore
 from monobeam.store.spec import MAX_SLOT, SLOT_SHIFT
-from monobeam.store.store import Store
 
 Counts = npt.NDArray[np.int64]
 _GOLDEN, _DRAW = 0x9E3779B97F4A7C15, 0xD1B54A32D192ED03
@@ -23,10 +23,10 @@ _GOLDEN, _DRAW = 0x9E3779B97F4A7C15, 0xD1B54A32D192ED03
 class Admission:
     """Admits ids by the rules of their slots; the table makes a row for every id that it is given.
 
-    Ids that are too old must have been dropped (``Store.expire_keys``) before they are asked about.
+    Ids that are too old must have been dropped (``ParameterStore.expire_keys``) before they are asked about.
     """
 
-    def __init__(self, config: Config, store: Store) -> None:
+    def __init__(self, config: Config, store: ParameterStore) -> None:
         self._store = store
         self._seed = config.model.seed
         self._ruled = np.zeros(MAX_SLOT + 1, np.bool_)

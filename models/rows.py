@@ -11,7 +11,7 @@ from torch import Tensor
 from monobeam.models.admission import Admission
 from monobeam.models.tails import TABLE
 from monobeam.store.bags import Bags, Keys, Mask
-from monobeam.store.store import Pulled, Store
+from monobeam.store.parameters import ParameterStore, Pulled
 
 
 class Rows(Protocol):
@@ -27,7 +27,7 @@ class Rows(Protocol):
 class Lookups:
     """Rows as a store has them; makes and changes none."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: ParameterStore) -> None:
         self._store = store
 
     def known(self, keys: Keys) -> Mask:
@@ -45,7 +45,7 @@ class Pulls:
     Hold the store's lock from the first to the last of it.
     """
 
-    def __init__(self, store: Store, admission: Admission, now_s: int) -> None:
+    def __init__(self, store: ParameterStore, admission: Admission, now_s: int) -> None:
         self._store = store
         self._admission = admission
         self._now_s = now_s

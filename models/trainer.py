@@ -34,7 +34,7 @@ from monobeam.models.reach import Reach
 from monobeam.models.rows import Lookups, Pulls
 from monobeam.models.window import BlockReport, Metrics, Window
 from monobeam.store import dense
-from monobeam.store.store import Store
+from monobeam.store.parameters import ParameterStore
 from monobeam.store.sync import SyncEvent
 
 EXPIRE_BUDGET = 4096  # buckets of each table looked at for idle ids at each commit; at the start, all of them
@@ -47,7 +47,7 @@ class Trainer:
     block: drop both and open them again.
     """
 
-    def __init__(self, config: Config, store: Store) -> None:
+    def __init__(self, config: Config, store: ParameterStore) -> None:
         fix_threads_and_order()
         self.config = config
         self.store = store
@@ -80,7 +80,7 @@ class Trainer:
         """Score and learn one block, the record at ``offset`` of the examples log; a repeated offset is skipped."""
         if offset < self._positions.get(partition, 0):
             return self._window.add(BlockReport(skipped=block.num_rows))
-        with self.store.lock, training_arithmetic():
+        with self.store.block(partition, offset), training_arithmetic():
             report = self._train(block, partition)
         self._positions[partition] = offset + 1
         self._advanced = True

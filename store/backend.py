@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,18 @@ class BackendError(OSError):
 
 class OwnedError(BackendError):
     """A store that someone else owns."""
+
+
+class AwayError(BackendError):
+    """A store that cannot be used now, or no more as it was opened: wait, open it again, go on from its positions."""
+
+
+class StaleError(AwayError):
+    """A store that went back to its last commit since it was opened."""
+
+
+class LeasedError(OwnedError, AwayError):
+    """A store, shard or partition that someone else has for now: it is free when they end, or show no more life."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,8 +178,16 @@ class SharedBackend(Backend, Protocol):
         """Undo what was prepared in owned shards and never published; while nothing is being published."""
 
 
+def is_shared(backend: Backend) -> TypeGuard[SharedBackend]:
+    """Whether its shards may have several owners."""
+    return hasattr(backend, "publish")
+
+
 def open_backend(uri: str) -> Backend:
-    """The backend at ``memory:`` (its own), ``memory:NAME`` (one of this process), ``lmdb:DIRECTORY`` or ``bigtable://…``."""
+    """The backend at ``memory:`` (its own), ``memory:NAME`` (one of this process), ``lmdb:DIRECTORY``, ``bigtable://…``,
+    or ``flight://HOST:PORT`` (of a shard server; only to read).
+    """
+    from monobeam.store.flight_backend import FlightBackend
     from monobeam.store.lmdb import LmdbBackend
     from monobeam.store.memory import MemoryBackend
 
@@ -180,8 +200,11 @@ def open_backend(uri: str) -> Backend:
         from monobeam.store.bigtable.backend import BigtableBackend  # a second of imports that others need not wait for
 
         return BigtableBackend(uri)
+    if kind in ("flight", "flight+tls"):
+        return FlightBackend(uri)
     raise ValueError(
-        f"store {uri!r}: must be memory:, memory:NAME, lmdb:DIRECTORY or bigtable://PROJECT/INSTANCE/TABLE"
+        f"store {uri!r}: must be memory:, memory:NAME, lmdb:DIRECTORY, bigtable://PROJECT/INSTANCE/TABLE or "
+        "flight://HOST:PORT"
     )
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from monobeam.native import NONE, Table
 from monobeam.store.backend import Block
-from monobeam.store.bags import Floats, Keys, Mask
+from monobeam.store.bags import Bags, Floats, Keys, Mask
 from monobeam.store.changes import Change
 from monobeam.store.room import TableRoom
 from monobeam.store.spec import StoreSpec, TableSpec
@@ -36,13 +38,26 @@ def new_table(spec: TableSpec, room: TableRoom) -> Table:
     return table
 
 
+@dataclass(frozen=True, eq=False)
+class Pull:
+    """The rows of bags that were pulled at ``now_s``, as of some number of erasures in their table."""
+
+    table: str
+    bags: Bags
+    now_s: int
+    handles: Handles
+    erasures: int
+
+
 class Shard:
-    """The rows whose ids belong to one shard, in one table per specification."""
+    """The rows whose ids belong to one shard, in one table per specification; for several threads at once."""
 
     def __init__(self, spec: StoreSpec, room: TableRoom) -> None:
         self.tables: Mapping[str, Table] = {table.name: new_table(table, room) for table in spec.tables}
         self.epoch = 0
         self._room = room
+        self._lock = threading.Lock()  # handles are good only as long as nobody erases
+        self._erasures = dict.fromkeys(self.tables, 0)
 
     @property
     def live_bytes(self) -> int:
@@ -54,10 +69,28 @@ class Shard:
         with self._room.table(block.table):
             self.tables[block.table].import_rows(block.keys, block.rows)
 
-    def find_or_insert(self, table: str, keys: Keys, now_s: int) -> Handles:
-        """The rows of ids, uint32[N]; those that are missing and admitted are made, or TableFullError."""
-        with self._room.table(table):
-            return self.tables[table].find_or_insert(keys, now_s)
+    def pull(self, table: str, bags: Bags, now_s: int, pooled: bool) -> tuple[Floats, Pull]:
+        """The rows of ids, float32[N, dim], or the sums of bags, float32[M, dim], and where their gradients go.
+
+        Rows that are missing and admitted are made, or TableFullError.
+        """
+        native = self.tables[table]
+        with self._lock, self._room.table(table):
+            handles = native.find_or_insert(bags.keys, now_s)
+            rows = native.gather_pooled(handles, bags.offsets) if pooled else native.gather(handles)
+            return rows, Pull(table, bags, now_s, handles, self._erasures[table])
+
+    def push(self, pull: Pull, gradients: Floats, rate: float) -> None:
+        """One optimizer step for every row that was pulled, even if it was dropped and had to be made anew since."""
+        native = self.tables[pull.table]
+        with self._lock, self._room.table(pull.table):
+            gone = self._erasures[pull.table] != pull.erasures
+            handles = native.find_or_insert(pull.bags.keys, pull.now_s) if gone else pull.handles
+            native.apply_pooled(handles, pull.bags.offsets, gradients, rate)
+
+    def erase(self, table: str, keys: Keys) -> None:
+        """Drop the rows of ids, as far as there are any."""
+        self._erased(table, lambda native: native.erase(keys))
 
     def changes(self) -> dict[str, Change]:
         """What was touched and deleted since the last commit, in every table, sorted by id."""
@@ -71,12 +104,18 @@ class Shard:
 
     def expire(self, now_s: int, budget: int) -> int:
         """Drop rows unseen for longer than their policy says; looks at up to ``budget`` buckets of each table."""
-        return sum(len(table.expire(now_s, budget)) for table in self.tables.values())
+        return sum(self._erased(name, lambda table: len(table.expire(now_s, budget))) for name in self.tables)
 
     def expire_keys(self, keys: Keys, now_s: int) -> None:
         """Drop those rows of these ids that ``expire`` would drop if it came to them."""
-        for table in self.tables.values():
-            table.expire_keys(keys, now_s)
+        for name in self.tables:
+            self._erased(name, lambda table: table.expire_keys(keys, now_s))
+
+    def _erased(self, name: str, erase: Callable[[Table], int]) -> int:
+        with self._lock:
+            count = erase(self.tables[name])
+            self._erasures[name] += count
+        return count
 
 
 def _change(table: Table) -> Change:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
 from typing import Any
 
@@ -106,6 +107,24 @@ class StoreSpec:
             for table in sorted(self.tables, key=lambda table: table.name)
         }
         return {"model": self.model, "shards": self.shards, "tables": tables, **self.fixed}
+
+    def encode(self) -> bytes:
+        """As JSON text: equal ones give equal text."""
+        tables = [
+            {**vars(table), "hyper": dict(table.hyper), "policies": {s: asdict(p) for s, p in table.policies.items()}}
+            for table in self.tables
+        ]
+        return json.dumps({**vars(self), "tables": tables, "fixed": dict(self.fixed)}, sort_keys=True).encode()
+
+    @staticmethod
+    def decode(data: bytes) -> StoreSpec:
+        """The specification in JSON text."""
+        given = json.loads(data)
+        tables = [
+            TableSpec(**{**t, "policies": {int(slot): SlotPolicy(**p) for slot, p in t["policies"].items()}})
+            for t in given["tables"]
+        ]
+        return StoreSpec(**{**given, "tables": tuple(tables)})
 
 
 def check_fingerprint(uri: str, stored: Mapping[str, Any], given: Mapping[str, Any]) -> None:

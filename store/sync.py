@@ -87,7 +87,7 @@ class SyncEvent:
 
     def to_record(self) -> dict[str, Any]:
         """The event as a record of the Avro schema SYNC."""
-        pack = _codec(self.dtype)[0]
+        pack = codec(self.dtype)[0]
         tables = [
             {
                 "name": name,
@@ -114,7 +114,7 @@ class SyncEvent:
     @staticmethod
     def from_record(record: Mapping[str, Any]) -> SyncEvent:
         """The event in a record; its values are float32 whatever they were written as. ValueError where it is none."""
-        unpack = _codec(record["dtype"])[1]
+        unpack = codec(record["dtype"])[1]
         return SyncEvent(
             model=record["model"],
             shard=record["shard"],
@@ -137,7 +137,8 @@ def _table(table: Mapping[str, Any], unpack: Callable[[bytes], Floats]) -> Table
     return TableChange(keys, values.reshape(len(keys), table["dim"]), np.frombuffer(table["deletes"], "<u8"))
 
 
-def _codec(dtype: str) -> tuple[Callable[[Floats], bytes], Callable[[bytes], Floats]]:
+def codec(dtype: str) -> tuple[Callable[[Floats], bytes], Callable[[bytes], Floats]]:
+    """How values of a dtype are packed and unpacked; ValueError where it is none."""
     if dtype not in _CODECS:
         raise ValueError(f"dtype {dtype!r}: must be one of {DTYPES}")
     return _CODECS[dtype]

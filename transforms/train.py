@@ -8,6 +8,7 @@ committed, never an example.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Iterator
@@ -26,13 +27,14 @@ from monobeam.models.memory import keep_freed_memory
 from monobeam.models.trainer import Trainer
 from monobeam.models.window import BlockReport
 from monobeam.store import sync
-from monobeam.store.backend import open_backend
-from monobeam.store.store import Store
+from monobeam.store.backend import AwayError
+from monobeam.store.store import open_store
 from monobeam.transforms import resources
 from monobeam.transforms.append import Run, run_of
 from monobeam.transforms.tracker import END_OF_TIME, Ranges, RangesTracker
 
 METRICS = "metrics"
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
 COUNTED = ("examples", "corrections", "skipped", "repeated", "forgotten", "passed_over", "positives", "ids")
 
 
@@ -80,6 +82,7 @@ class Train(beam.PTransform[Any, Any]):
         return partitions | "Examples" >> beam.ParDo(trainer).with_output_types(Run).with_outputs(METRICS, main="sync")
 
 
+_LOGGER = logging.getLogger(__name__)
 _lock = threading.Lock()
 _trainers: dict[str, Trainer] = {}
 
@@ -89,8 +92,12 @@ def _trainer(settings: TrainSettings) -> Trainer:
     with _lock:
         if settings.store not in _trainers:
             keep_freed_memory()
-            store = Store(settings.config.store_spec(), open_backend(settings.store))
-            _trainers[settings.store] = Trainer(settings.config, store)
+            store = open_store(settings.config.store_spec(), settings.store)
+            try:
+                _trainers[settings.store] = Trainer(settings.config, store)
+            except BaseException:
+                store.close()
+                raise
         return _trainers[settings.store]
 
 
@@ -145,6 +152,17 @@ class _Examples(beam.DoFn, beam.transforms.core.RestrictionProvider):
         return max(0, min(restriction.stops[0], end) - restriction.starts[0])
 
     def _train(self, partition: int, stop: int) -> tuple[int, list[Any]]:
+        """Train up to one commit; while the store is away, wait for it and begin again from its position."""
+        pause_s = FIRST_PAUSE_S
+        while True:
+            try:
+                return self._train_once(partition, stop)
+            except AwayError as error:
+                _LOGGER.warning("partition %d waits for the store: %s", partition, error)
+                time.sleep(pause_s)
+                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+
+    def _train_once(self, partition: int, stop: int) -> tuple[int, list[Any]]:
         """Train on what the log holds from the store's position on, up to one commit.
 
         Gives the next offset and what to emit: only then, as others wait for the store meanwhile.

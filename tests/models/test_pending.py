@@ -83,10 +83,10 @@ def test_counts_in_the_store_are_those_of_the_table_whenever_rows_expire(rule: s
 def test_forgotten_counts_are_gone_from_the_store() -> None:
     trainer = opened(config=of_user(f"{RULE}\n{COMPOSE}"))
     trainer.train(block([1, 0], {"user": ["a", "b"]}), 0, 0)
-    assert len(trainer.store._shards[0].tables[SIGHTINGS]) == 2
+    assert len(trainer.store.host.shards[0].tables[SIGHTINGS]) == 2
     trainer.train(block([1], {"user": ["c"]}, 12_000), 0, 1)
     trainer.commit(START_US)
-    assert len(trainer.store._shards[0].tables[SIGHTINGS]) == 1
+    assert len(trainer.store.host.shards[0].tables[SIGHTINGS]) == 1
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ def test_every_table_with_embeddings_has_the_format(rows: str) -> None:
     for number, each in enumerate(BLOCKS):
         trainer.train(each, 0, number)
     for name in (TABLE, NARROW):
-        table = trainer.store._shards[0].tables[name]
+        table = trainer.store.host.shards[0].tables[name]
         values = np.asarray(table.lookup(table.keys())[0])
         assert len(values) > 20
         np.testing.assert_array_equal(nearest(rows, values), values)

@@ -56,7 +56,7 @@ def rows_of(trainer: Trainer) -> dict[tuple[str, int], bytes]:
     """Every row of every table: embedding, optimizer state, times and counts."""
     return {
         (name, int(key)): row.tobytes()
-        for shard in trainer.store._shards
+        for shard in trainer.store.host.shards.values()
         for name, table in shard.tables.items()
         for key, row in zip(table.keys(), table.export_rows(table.keys()), strict=True)
     }

@@ -74,7 +74,7 @@ def contents(path: Path) -> tuple[dict[int, int], dict[int, bytes]]:
     """Positions, and rows by id."""
     given = load(path)
     store = Store(given.store_spec(), open_backend(given.store.uri))
-    (shard,) = store._shards
+    (shard,) = store.host.shards.values()
     table = shard.tables["embeddings"]
     rows = dict(zip(table.keys().tolist(), map(bytes, table.export_rows(table.keys())), strict=True))
     store.close()

@@ -7,4 +7,4 @@ from monobeam.store.store import Store
 
 def update_count_sum(store: Store) -> int:
     """How often the rows of all tables were updated."""
-    return sum(table.update_count_sum for shard in store._shards for table in shard.tables.values())
+    return sum(table.update_count_sum for shard in store.host.shards.values() for table in shard.tables.values())

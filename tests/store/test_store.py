@@ -64,7 +64,7 @@ def commit(store: Store, number: int, **fields: Any) -> list[SyncEvent]:
 
 def every_row(store: Store) -> dict[str, dict[int, bytes]]:
     rows: dict[str, dict[int, bytes]] = {name: {} for name in ("wide", "narrow")}
-    for shard in store._shards:
+    for shard in store.host.shards.values():
         for name, table in shard.tables.items():
             keys = table.keys()
             rows[name].update(zip(keys.tolist(), map(bytes, table.export_rows(keys)), strict=True))

@@ -138,7 +138,7 @@ def test_a_bundle_that_is_tried_again_after_an_exception_trains_every_example_on
 def test_a_commit_that_fails_is_made_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given = settings(folder)
     append(folder, 0, 0, 1)
-    monkeypatch.setattr(train._trainer(given).store._backend, "commit", lambda commit: 1 / 0)
+    monkeypatch.setattr(train._trainer(given).store._head._backend, "commit", lambda commit: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         read(given)
     read(given)

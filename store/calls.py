@@ -1,0 +1,233 @@
+"""What a shard server answers on one connection."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from monobeam.store.backend import AwayError, Backend, StaleError, is_shared
+from monobeam.store.bags import Bags
+from monobeam.store.head import Head
+from monobeam.store.host import ShardHost
+from monobeam.store.hosting import Hosting
+from monobeam.store.reading import events_message, manifest_header, read
+from monobeam.store.spec import StoreSpec
+from monobeam.store.wire import Array, Message, as_array
+
+MOST_PULLS = 1024
+_READ = "read."
+Header = Mapping[str, Any]
+Answer = Callable[[Header, tuple[Array, ...]], Message]
+_DONE = Message({})
+
+
+class Tenure:
+    """What a server has for as long as it owns its shards; ``head`` only with shard 0."""
+
+    def __init__(self, backend: Backend, address: str, hosting: Hosting, head: Head | None) -> None:
+        self.backend = backend
+        self.address = address
+        self.hosting = hosting
+        self.head = head
+
+    def head_address(self) -> str:
+        """Where the head of the store is."""
+        if self.head is not None:
+            return self.address
+        owner = self.backend.owners().get(0) if is_shared(self.backend) else None
+        if owner is None:
+            raise AwayError(f"{self.backend.uri}: shard 0 has no server, which would be the head")
+        return owner
+
+
+class Calls:
+    """One caller: its session, if it is a trainer, and its pulls whose gradients are still to come."""
+
+    def __init__(self, tenure: Callable[[], Tenure]) -> None:
+        self._tenure = tenure
+        self._session: tuple[Head, str] | None = None
+        self._pulls: dict[int, Any] = {}
+        self._numbers = itertools.count()
+        self._answers: Mapping[str, Answer] = {
+            "where": lambda header, arrays: Message({"head": self._now().head_address()}),
+            "open": self._open,
+            "work": self._work,
+            "begin": self._begin,
+            "end": self._end,
+            "unseen": self._unseen,
+            "expire_seen": self._expire_seen,
+            "commit": self._commit,
+            "head_figures": self._head_figures,
+            "close": self._close,
+            "generation": lambda header, arrays: Message({"generation": self._now().hosting.generation}),
+            "begin_generation": self._begin_generation,
+            "prepare": self._prepare,
+            "committed": self._committed,
+            "pull": self._pull,
+            "push": self._push,
+            "lookup": self._lookup,
+            "known": self._known,
+            "update_counts": self._update_counts,
+            "erase": self._erase,
+            "expire_keys": self._expire_keys,
+            "expire": self._expire,
+            "events": self._events,
+            "figures": self._figures,
+        }
+
+    def answers(self, request: Message) -> Iterator[Message]:
+        """One answer, or, to a request to read, several and an end.
+
+        OwnedError, in place of an answer, where the server's leases are not in force when it is ready.
+        """
+        method = request.header.get("method", "")
+        if method.startswith(_READ):
+            yield from read(self._tenure().backend, method.removeprefix(_READ), request.header)
+            yield Message({"end": True})
+            return
+        if method not in self._answers:
+            raise ValueError(f"request {method!r}: there is no such one")
+        tenure = self._now()
+        answer = self._answers[method](request.header, request.arrays)
+        tenure.hosting.check()
+        yield answer
+
+    def ended(self) -> None:
+        """The connection is gone."""
+        if self._session is not None:
+            head, session = self._session
+            head.close(session, "lost its connection")
+
+    def _now(self) -> Tenure:
+        return self._tenure()
+
+    # ---- the head ----
+
+    def _open(self, header: Header, arrays: tuple[Array, ...]) -> Message:
+        head = self._now().head
+        if head is None:
+            raise AwayError("this server is not the head of the store any more")
+        partitions = header["partitions"]
+        opened = head.open(
+            StoreSpec.decode(header["spec"].encode()),
+            header["name"],
+            None if partitions is None else frozenset(partitions),
+            time.monotonic(),
+        )
+        self._session = head, opened.session
+        told = {"session": opened.session, "generation": opened.generation}
+        servers = {address: list(numbers) for address, numbers in opened.servers.items()}
+        dense = () if opened.dense is None else (as_array(opened.dense),)
+        return Message({**told, "servers": servers, **manifest_header(opened.manifest)}, dense)
+
+    def _at_head(self) -> tuple[Head, str]:
+        if self._session is None:
+            raise ValueError("open the store first")
+        if self._now().head is not self._session[0]:
+            raise StaleError("this server lost its shards, and is their owner anew")
+        return self._session
+
+    def _work(self, header: Header, arrays: tuple[Array, ...]) -> Message:
+        head, session = self._at_head()
+        head.work(session, time.monotonic())
+        return _DONE
+
+    def _begin(self, header: Header, arrays: tuple[Array, ...]) -> Message:
+        head, session = self._at_head()
+        head.begin(session, header["partition"], header["offset"], time.monotonic())
+        return _DONE
+
+    def _end(self, header: Header, arrays: tuple[Array, ...]) -> Message:
+        head, session = self._at_head()
+        head.end(session, header["partition"], header["position"], header["meta"], time.monotonic())
+        return _DONE
+
+    def _unseen(self, header: Header, arrays: tuple[Array, ...]) -> Message:
+        head, session = self._at_head()
+        return Message({}, (head.unseen(session, arrays[0], header["now_s"], time.monotonic()),))
+
+    def _expire_seen(self, header: Header, arrays: tuple[Array, ...]) -> Message:
+        head, session = self._at_head()
+        head.expire(session, header["now_s"], header["budget"], time.monotonic())
+        return _DONE
+
+    def _commit(self, header: Header, arrays: tuple[Array, ...]) -> Message:
+        head, session = self._at_head()
+        given = iter(arrays)
+        dense, values = (next(given).tobytes() if header[name] else None for name in ("dense", "dense_values"))
+        positions = {int(partition): offset for partition, offset in header["positions"].items()}
+        manifest = head.commit(session, positions, dense, values, header["now_us"], header["meta"], time.monotonic())
+        return Message(manifest_header(manifest))
+
+    def _head_figures(self, header: Header, arrays: tuple[Array, ...]) -> Message:
+        return Message({"memory_bytes": self._at_head()[0].memory_bytes})
+
+    def _close(self, header: Header, arrays: tuple[Array, ...]) -> Message:
+        head, session = self._at_head()
+        head.close(session, "ended between two commits")
+        self._session = None
+        return _DONE
+
+    # ---- shards, for the head ----
+
+    def _begin_generation(self, header: Header, arrays: tuple[Array, ...]) -> Message:
+        self._now().hosting.begin(header["generation"], StoreSpec.decode(header["spec"].encode()))
+        return _DONE
+
+    def _prepare(self, header: Header, arrays: tuple[Array, ...]) -> Message:
+        self._now().hosting.prepare(header["generation"], header["epochs"])
+        return _DONE
+
+    def _committed(self, header: Header, arrays: tuple[Array, ...]) -> Message:
+        self._now().hosting.committed(header["generation"], header["epochs"])
+        return _DONE
+
+    # ---- shards, for trainers ----
+
+    def _host(self, header: Header) -> ShardHost:
+        return self._now().hosting.at(header["generation"])
+
+    def _pull(self, header: Header, arrays: tuple[Array, ...]) -> Message:
+        bags = Bags(*arrays)
+        values, pulls = self._host(header).pull(header["table"], bags, header["now_s"], header["pooled"])()
+        number = next(self._numbers)
+        self._pulls[number] = pulls
+        if len(self._pulls) > MOST_PULLS:
+            del self._pulls[next(iter(self._pulls))]
+        return Message({"pull": number}, (values,))
+
+    def _push(self, header: Header, arrays: tuple[Array, ...]) -> Message:
+        host, pulls = self._host(header), self._pulls.pop(header["pull"], None)
+        if pulls is None:
+            raise ValueError(f"pull {header['pull']}: pushed before, or {MOST_PULLS} others came after it")
+        host.push(pulls, arrays[0], header["rate"])
+        return _DONE
+
+    def _lookup(self, header: Header, arrays: tuple[Array, ...]) -> Message:
+        return Message({}, (self._host(header).lookup(header["table"], Bags(*arrays), header["pooled"])(),))
+
+    def _known(self, header: Header, arrays: tuple[Array, ...]) -> Message:
+        return Message({}, (self._host(header).known(header["table"], arrays[0])(),))
+
+    def _update_counts(self, header: Header, arrays: tuple[Array, ...]) -> Message:
+        return Message({}, (self._host(header).update_counts(header["table"], arrays[0])(),))
+
+    def _erase(self, header: Header, arrays: tuple[Array, ...]) -> Message:
+        self._host(header).erase(header["table"], arrays[0])
+        return _DONE
+
+    def _expire_keys(self, header: Header, arrays: tuple[Array, ...]) -> Message:
+        self._host(header).expire_keys(arrays[0], header["now_s"])
+        return _DONE
+
+    def _expire(self, header: Header, arrays: tuple[Array, ...]) -> Message:
+        return Message({"count": self._host(header).expire(header["now_s"], header["budget"])()})
+
+    def _events(self, header: Header, arrays: tuple[Array, ...]) -> Message:
+        return events_message(self._host(header).events()(), header["dtype"])
+
+    def _figures(self, header: Header, arrays: tuple[Array, ...]) -> Message:
+        figures = self._host(header).figures()()
+        return Message({"rows": figures.rows, "memory_bytes": figures.memory_bytes})

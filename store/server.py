@@ -1,0 +1,121 @@
+"""A shard server: ``python -m monobeam.store.server --shards=0-3 --store=lmdb:store``.
+
+It holds the rows of some shards for trainers, and passes on what is committed to serving. It knows no model: the
+specification comes with the first trainer. The server of shard 0 is the head of the store. When it is ready, it prints
+its address. Where another process owns its shards, it waits until that ends or loses its lease; where it loses its own,
+it answers nothing more until it has them again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import logging
+import os
+import re
+import signal
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from monobeam.store.backend import open_backend
+from monobeam.store.shard_server import Ownership, ShardServer
+from monobeam.store.wire import TOKEN_FILE, token
+
+_TICK_S = 0.5
+
+
+class Listening(NamedTuple):
+    """Where a server listens: a location for Arrow, and the host in it."""
+
+    location: str
+    host: str
+
+
+def shard_numbers(text: str) -> list[int]:
+    """Shards as people write them: ``0-3``, ``5``, ``0-1,6-7``."""
+    numbers: set[int] = set()
+    for part in text.split(","):
+        found = re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())
+        first, last = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
+        if first > last:
+            raise ValueError(f"--shards={text}: must be numbers or ranges from low to high, like 0-3 or 0-1,6")
+        numbers.update(range(first, last + 1))
+    return sorted(numbers)
+
+
+def listening(text: str, *, secured: bool, tls: bool) -> Listening:
+    """What ``grpc://HOST:PORT`` says; ``secured``: by TLS and a token, without which only loopback is served."""
+    found = re.fullmatch(r"(?:(?:grpc|flight)(?:\+tls)?://)?(\[[^]]+\]|[^:/]+):(\d+)", text)
+    if found is None:
+        raise ValueError(f"--listen={text}: must be grpc://HOST:PORT")
+    host = found[1]
+    if not secured and not _is_loopback(host.strip("[]")):
+        raise ValueError(f"--listen={text}: without --tls-cert, --tls-key and a token only loopback is served")
+    return Listening(f"grpc{'+tls' * tls}://{host}:{found[2]}", host)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m monobeam.store.server", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--shards", required=True, help="which shards: 0-3, or 0-1,6 (an embedded store: all of them)")
+    parser.add_argument("--store", required=True, help="address of the backend: lmdb:DIRECTORY or bigtable://...")
+    parser.add_argument("--listen", default="grpc://127.0.0.1:0", help="grpc://HOST:PORT, port 0 for any (%(default)s)")
+    parser.add_argument("--advertise", help="HOST:PORT that others reach it by (default: where it listens)")
+    parser.add_argument("--tls-cert", type=Path, help="file with its certificate (PEM)")
+    parser.add_argument("--tls-key", type=Path, help="file with the key of the certificate (PEM)")
+    parser.add_argument("--token-file", help="file with the token that callers must give (default: MONOBEAM_TOKEN)")
+    return parser.parse_args(arguments)
+
+
+def _start(options: argparse.Namespace) -> tuple[ShardServer, Ownership, str]:
+    if options.token_file:
+        os.environ[TOKEN_FILE] = options.token_file  # this server calls others, with the same token
+    if bool(options.tls_cert) != bool(options.tls_key):
+        raise ValueError("--tls-cert and --tls-key: give both or none")
+    tls = (options.tls_cert.read_bytes(), options.tls_key.read_bytes()) if options.tls_cert else None
+    secret, numbers = token(), shard_numbers(options.shards)
+    place = listening(options.listen, secured=bool(tls and secret), tls=tls is not None)
+    backend = open_backend(options.store)
+    server = ShardServer(place.location, secret, tls)
+    address = f"flight{'+tls' if tls else ''}://{options.advertise or f'{place.host}:{server.port}'}"
+    return server, Ownership(server, backend, numbers, address), address
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve until SIGTERM or SIGINT; status 1, saying why, where that is not possible."""
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    stopped = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopped.set())
+    try:
+        server, ownership, address = _start(_options(arguments))
+        try:
+            ready = False
+            while not stopped.is_set():
+                ownership.step(time.monotonic())
+                if not ready and server.tenure is not None:
+                    print(address, flush=True)
+                    ready = True
+                stopped.wait(_TICK_S)
+        finally:
+            ownership.close()
+    except (OSError, ValueError) as error:
+        print(f"python -m monobeam.store.server: {error}", file=sys.stderr, flush=True)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    status = main()
+    sys.stdout.flush()
+    os._exit(status)  # callers' streams are open, and Arrow would wait for all of them to end
