@@ -10,9 +10,11 @@ import argparse
 import json
 import shutil
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 from benchmarks._faults.campaign import Campaign, Report
+from benchmarks._faults.emulator import running
 from benchmarks._faults.nursery import Nursery
 from benchmarks._faults.plan import plan
 
@@ -66,12 +68,14 @@ def main() -> int:
     parser.add_argument("--replay", type=int, metavar="SEED", help="only the round of that seed")
     options = parser.parse_args()
     stores = STORES[options.store]
-    campaign = Campaign(Nursery(), tool("prism"), say)
-    if options.replay is not None:
-        campaign.round(plan(options.replay, stores, PER_ROUND))
-        report = campaign.report
-    else:
-        report = campaign.run(options.seed, stores, options.faults, PER_ROUND)
+    nursery, prism = Nursery(), tool("prism")
+    with running(tool("emulator")) if "bigtable" in stores else nullcontext("") as emulator:
+        campaign = Campaign(nursery, emulator, prism, say)
+        if options.replay is not None:
+            campaign.round(plan(options.replay, stores, PER_ROUND))
+        else:
+            campaign.run(options.seed, stores, options.faults, PER_ROUND)
+    report = campaign.report
     show(report)
     return 1 if report.violations else 0
 

@@ -61,8 +61,9 @@ class Report:
 class Campaign:
     """Runs rounds one after the other; ``say`` is told how it goes."""
 
-    def __init__(self, nursery: Nursery, prism: str, say: Callable[[str], None]) -> None:
+    def __init__(self, nursery: Nursery, emulator: str, prism: str, say: Callable[[str], None]) -> None:
         self._nursery = nursery
+        self._emulator = emulator
         self._prism = prism
         self._say = say
         self.report = Report()
@@ -80,7 +81,7 @@ class Campaign:
     def round(self, planned: Plan) -> None:
         """One deployment and its faults; where a law is broken, that is the end of the round."""
         folder = Path(tempfile.mkdtemp(prefix=f"faults-{planned.seed}-"))
-        world = World(planned, self._nursery, folder, self._prism)
+        world = World(planned, self._nursery, folder, self._emulator, self._prism)
         before = len(self.report.violations)
         try:
             Round(world, self.report).run()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks._faults.clock import Clock
@@ -17,7 +17,9 @@ AGAIN_AFTER_S = 0.1
 class Role:
     """One process of a deployment, whoever plays it at the moment."""
 
-    def __init__(self, name: str, module: str, arguments: Sequence[str], folder: Path) -> None:
+    def __init__(
+        self, name: str, module: str, arguments: Sequence[str], folder: Path, environment: Mapping[str, str]
+    ) -> None:
         self.name = name
         self.clock = Clock(folder / f"{name}.clock")
         self.wanted: Callable[[], bool] = lambda: True
@@ -25,7 +27,7 @@ class Role:
         self.child: Child | None = None
         self.starts = 0
         self.held = False
-        self._module, self._arguments, self._folder = module, arguments, folder
+        self._module, self._arguments, self._folder, self._environment = module, arguments, folder, environment
         self._started_s = 0.0
 
     @property
@@ -36,7 +38,9 @@ class Role:
     def start(self, nursery: Nursery) -> Child:
         """Start it, whatever runs already."""
         self.starts += 1
-        program = Program(self._module, self._arguments, self._folder, self.clock.path, file_limit=self.file_limit)
+        program = Program(
+            self._module, self._arguments, self._folder, self.clock.path, self._environment, self.file_limit
+        )
         return nursery.start(program, self._folder / f"{self.name}.{self.starts}.out")
 
     def keep(self, nursery: Nursery) -> None:

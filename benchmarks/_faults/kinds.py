@@ -10,7 +10,9 @@ import signal
 import time
 from collections.abc import Callable, Mapping
 
+from benchmarks._faults.deployment import LEASE_S
 from benchmarks._faults.keeper import Role
+from benchmarks._faults.proxy import control
 from benchmarks._faults.world import World
 
 Fault = Callable[[World, random.Random], None]
@@ -52,7 +54,7 @@ def pause(role: Callable[[World, random.Random], Role]) -> Fault:
         assert victim.child is not None
         victim.child.signal(signal.SIGSTOP)
         try:
-            time.sleep(rng.uniform(0.5, 1.0))
+            time.sleep(rng.uniform(0.5, 1.0) if world.plan.store == "lmdb" else rng.uniform(1.2, 2.5) * LEASE_S)
         finally:
             victim.child.signal(signal.SIGCONT)
 
@@ -87,14 +89,45 @@ def step_clock(role: Callable[[World, random.Random], Role]) -> Fault:
 
 
 def fill_disk(world: World, rng: random.Random) -> None:
-    """No file of the store's owner may grow, as if the disk were full; hit when it ended for that, or commits nothing."""
-    owner = world.trainer
+    """No file of the store's owner may grow, as on a full disk; hit when it ended for that, or commits nothing."""
+    owner = world.owner()
     starts = owner.starts
     owner.limit_files(FULL_BYTES, later=world.plan.runner != "prism")  # Prism itself cannot start with that limit
     try:
         world.wait("a full disk to be felt", lambda: _stands_still(world) or owner.starts > starts, HIT_WITHIN_S)
     finally:
         owner.limit_files(None)
+
+
+def cut_connections(world: World, rng: random.Random) -> None:
+    """kill -9 of what stands before Bigtable: every connection breaks, and for a moment there is none to be had."""
+    (proxy,) = (role for role in world.keeper.roles.values() if role.name == "proxy")
+    world.wait("the proxy to run", lambda: proxy.is_running, HIT_WITHIN_S)
+    assert proxy.child is not None
+    proxy.child.kill()
+    time.sleep(rng.uniform(0, 0.5))
+
+
+def meddle(kind: str) -> Fault:
+    """Calls to Bigtable of which the proxy makes something else."""
+
+    def strike(world: World, rng: random.Random) -> None:
+        address = world.deployment.proxy
+        before = control(address).get(kind, 0)
+        control(address, {"kind": kind, "calls": rng.randint(1, 12), "seed": rng.getrandbits(32)})
+        try:
+            world.wait(f"a call to {kind}", lambda: control(address).get(kind, 0) > before, HIT_WITHIN_S)
+            time.sleep(rng.uniform(0, 0.5))
+        finally:
+            control(address, {"kind": kind, "calls": 0, "seed": 0})
+
+    return strike
+
+
+def any_shard_server(world: World, rng: random.Random) -> Role:
+    """One that has shards rather than one that waits for them, as far as that can be seen."""
+    ready = [role for role in world.servers if role.is_running and role.child is not None and role.child.has_said]
+    return rng.choice(ready or world.servers)
 
 
 def trainer(world: World, rng: random.Random) -> Role:
@@ -117,6 +150,16 @@ FAULTS: Mapping[str, Fault] = {
     "step_trainer_clock": step_clock(trainer),
     "step_serving_clock": step_clock(any_server),
     "fill_disk": fill_disk,
+    "cut_connections": cut_connections,
+    "fail_calls": meddle("fail"),
+    "delay_calls": meddle("delay"),
+    "half_apply_writes": meddle("half"),
+    "lose_answers": meddle("lose_answer"),
+    "apply_writes_late": meddle("apply_late"),
+    "cut_reads": meddle("cut_read"),
+    "kill_server": kill(any_shard_server),
+    "pause_server": pause(any_shard_server),
+    "step_server_clock": step_clock(any_shard_server),
 }
 
 

@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks._faults.archive import USERS, Archive
+from benchmarks._faults.deployment import SERVING
 from benchmarks._faults.visitors import ask
-from benchmarks._faults.world import SERVERS, World
+from benchmarks._faults.world import World
 from monobeam.logs.log import open_log
 from monobeam.models.config import Config
 from monobeam.models.tails import TABLE
@@ -31,7 +32,8 @@ from monobeam.store.memory import MemoryBackend
 from monobeam.store.room import TableRoom
 from monobeam.store.shard import Shard, lookup
 from monobeam.store.spec import SLOT_SHIFT
-from monobeam.store.store import ALL, Store
+from monobeam.store.parameters import ALL
+from monobeam.store.store import Store
 
 ITEMS_ASKED = 200
 
@@ -169,7 +171,7 @@ def answers(world: World) -> Iterator[str]:
         body = world.body(user, items)
         expected = predictor.score(parse(body, types, len(items)), replica.dense)
         best = [(int(place), float(expected.probabilities[place])) for place in expected.order]
-        for name in SERVERS:
+        for name in SERVING:
             status, answer = ask(world.ports[name], "POST", "/rank", body, timeout_s=10.0)
             given: Any = json.loads(answer)
             if status != 200:
@@ -180,6 +182,10 @@ def answers(world: World) -> Iterator[str]:
                 odd = sum(one != other for one, other in zip(found, best, strict=False))
                 yield f"{name}, user {user}: {odd} of {len(best)} scores are not those of the store"
                 return
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1000
 
 
 def _differs(what: str, found: Any, expected: Any) -> Iterator[str]:

@@ -58,6 +58,11 @@ class Child:
         with self._lock:
             return self._process.exitcode
 
+    @property
+    def has_said(self) -> bool:
+        """Whether it has printed the line that says that it is ready."""
+        return self.output.exists() and "flight://" in self.output.read_text(errors="replace")
+
     def kill(self) -> None:
         """SIGKILL to it and to what it started; back when it is gone."""
         self.signal(signal.SIGKILL)

@@ -19,13 +19,23 @@ ANYWHERE = (
     "step_serving_clock",
 )
 ON_LMDB = ("fill_disk",)
+ON_BIGTABLE = (
+    "cut_connections",
+    "fail_calls",
+    "delay_calls",
+    "half_apply_writes",
+    "lose_answers",
+    "apply_writes_late",
+    "cut_reads",
+)
+WITH_SERVERS = ("kill_server", "pause_server", "step_server_clock")
 
 RULES = {
     "plain": "",
     "expiry": 'expire = "20s"',
     "admission": 'expire = "30s"\nadmit_count = 2\ntail = "compose"\ntail_rows = 5',
 }
-"""What the slot of items says; with a rule, what is learnt depends on the order of the log, so there is one partition."""
+"""What the slot of items says. Where there is a rule, the order of the log matters, and so it has one partition."""
 
 CONFIG = """\
 [join]
@@ -60,10 +70,14 @@ dense_sync_every = "500ms"
 
 @dataclass(frozen=True)
 class Plan:
-    """One deployment, and the faults that it has to live through, one after the other."""
+    """One deployment, and the faults that it has to live through, one after the other.
+
+    ``remote``: the trainer and serving reach the store through shard servers, and not by themselves.
+    """
 
     seed: int
     store: str
+    remote: bool
     runner: str
     rule: str
     shards: int
@@ -88,22 +102,23 @@ def plan(seed: int, stores: Sequence[str], faults: int) -> Plan:
     """The round of a seed, with so many faults; seeds take turns with the stores."""
     rng = random.Random(seed)
     rule = rng.choice(("plain", "plain", *RULES))
-    store = stores[seed % len(stores)]
+    store, remote = stores[seed % len(stores)], rng.random() < 0.5
     return Plan(
         seed=seed,
         store=store,
+        remote=remote,
         runner=rng.choice(("in_process", "in_process", "in_process", "prism")),
         rule=rule,
-        shards=rng.choice((1, 3)),
+        shards=rng.choice((1, 4)),
         partitions=rng.choice((1, 1, 2)) if rule == "plain" else 1,
         commit_ms=rng.choice((50, 100, 300)),
-        faults=_deal(rng, kinds(store), faults),
+        faults=_deal(rng, kinds(store, remote), faults),
     )
 
 
-def kinds(store: str) -> tuple[str, ...]:
-    """The faults that can hit a deployment on such a store."""
-    return ANYWHERE + ON_LMDB if store == "lmdb" else ANYWHERE
+def kinds(store: str, remote: bool) -> tuple[str, ...]:
+    """The faults that can hit such a deployment."""
+    return ANYWHERE + (ON_LMDB if store == "lmdb" else ON_BIGTABLE) + (WITH_SERVERS if remote else ())
 
 
 def _deal(rng: random.Random, every: Sequence[str], count: int) -> tuple[str, ...]:

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from http.client import HTTPException
 from pathlib import Path
-from socket import socket
 
 from benchmarks._faults.archive import USERS, Archive
+from benchmarks._faults.deployment import SERVING, Deployment
 from benchmarks._faults.keeper import Keeper, Role
 from benchmarks._faults.nursery import Nursery
 from benchmarks._faults.plan import Plan
@@ -19,9 +19,9 @@ from benchmarks._faults.relay import Relay
 from benchmarks._faults.visitors import Visitors, ask
 from monobeam.models.config import Config, parse
 from monobeam.store.backend import Backend, open_backend
+from monobeam.store.bigtable import create, drop
 from monobeam.store.manifest import Manifest
 
-SERVERS = ("serving0", "serving1")
 PATIENCE_S = 60.0
 GROW_EVERY_S = 0.02
 
@@ -29,19 +29,22 @@ GROW_EVERY_S = 0.02
 class World:
     """Everything that runs and lies about in a round. ``begin`` and ``end`` it."""
 
-    def __init__(self, plan: Plan, nursery: Nursery, folder: Path, prism: str) -> None:
+    def __init__(self, plan: Plan, nursery: Nursery, folder: Path, emulator: str, prism: str) -> None:
         self.plan = plan
         self.folder = folder
         (folder / "model.toml").write_text(plan.config)
         self.config: Config = parse(plan.config)
-        self.store = f"lmdb:{folder / 'store'}"
-        self.archive = Archive(f"file:{folder / 'examples'}", self.config, plan.seed)
-        self.relayed = f"file:{folder / 'relayed'}"
-        self.relay = Relay(f"file:{folder / 'sync'}", self.relayed, plan.shards)
-        self.ports = dict(zip(SERVERS, free_ports(len(SERVERS)), strict=True))
-        self.trainer = self._trainer(prism)
-        self.serving = [self._server(name) for name in SERVERS]
-        self.keeper = Keeper(nursery, [self.trainer, *self.serving])
+        self.deployment = Deployment.of(plan, folder, emulator, prism)
+        self.ports = {name: self.deployment.ports[name] for name in SERVING}
+        self.archive = Archive(self.deployment.log("examples"), self.config, plan.seed)
+        self.relayed = self.deployment.log("relayed")
+        self.relay = Relay(self.deployment.log("sync"), self.relayed, plan.shards)
+        self.trainer = self.deployment.trainer()
+        if plan.runner != "prism":  # a bounded run, started again when there is more
+            self.trainer.wanted = lambda: not self.is_trained()
+        self.serving, self.servers = list(self.deployment.serving()), list(self.deployment.servers())
+        proxies = list(self.deployment.proxies())
+        self.keeper = Keeper(nursery, [*proxies, *self.servers, self.trainer, *self.serving])
         self.visitors = Visitors(list(self.ports.values()), self.request)
         self._backend: Backend | None = None
         self._growing = threading.Event()
@@ -50,9 +53,11 @@ class World:
 
     def begin(self) -> None:
         """Start everything; back when the first commit is served and visitors come."""
+        if self.plan.store == "bigtable":
+            create(self.deployment.store)
         self.archive.grow()
         self.keeper.start()
-        self.wait("a first commit to be served", lambda: all(self.epoch_of(name) > 0 for name in SERVERS))
+        self.wait("a first commit to be served", lambda: all(self.epoch_of(name) > 0 for name in SERVING))
         self.visitors.start()
         self._grower.start()
 
@@ -68,6 +73,8 @@ class World:
         self.archive.close()
         if self._backend is not None:
             self._backend.close()
+        if self.plan.store == "bigtable":
+            drop(self.deployment.store)
 
     def grow(self, on: bool) -> None:
         """Whether the archive grows."""
@@ -85,11 +92,15 @@ class World:
 
     def open_backend(self) -> Backend:
         """The store, for another reader."""
-        return open_backend(self.store)
+        return open_backend(self.deployment.store)
 
     def manifest(self) -> Manifest | None:
         """What the last commit says."""
         return self.backend.manifest()
+
+    def owner(self) -> Role:
+        """The process that writes an embedded store, as far as that can be seen."""
+        return next((role for role in self.servers if role.child is not None and role.child.has_said), self.trainer)
 
     def is_trained(self) -> bool:
         """Whether the store includes the whole archive, and its dense weights are published."""
@@ -125,35 +136,7 @@ class World:
                 raise TimeoutError(f"waited {patience_s:g} s in vain for {what}")
             time.sleep(0.01)
 
-    def _trainer(self, prism: str) -> Role:
-        runner = []
-        if self.plan.runner == "prism":
-            runner = ["--runner=PrismRunner", "--streaming", f"--prism_location={prism}"]
-        places = [f"--{name}=file:{self.folder / name}" for name in ("examples", "sync", "metrics")]
-        options = [f"--config={self.folder / 'model.toml'}", f"--store={self.store}", *places, *runner]
-        role = Role("trainer", "monobeam.pipelines.train", options, self.folder)
-        if self.plan.runner != "prism":  # a bounded run, started again when there is more
-            role.wanted = lambda: not self.is_trained()
-        return role
-
-    def _server(self, name: str) -> Role:
-        places = [f"--store={self.store}", f"--sync={self.relayed}"]
-        options = [f"--config={self.folder / 'model.toml'}", f"--port={self.ports[name]}", *places]
-        return Role(name, "monobeam.serving", options, self.folder)
-
     def _grow(self) -> None:
         while not self._ended.wait(GROW_EVERY_S):
             if self._growing.wait() and not self._ended.is_set():
                 self.archive.grow()
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody uses now, all different."""
-    sockets = [socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [int(each.getsockname()[1]) for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
