@@ -39,8 +39,8 @@ from monobeam.models.arithmetic import training_arithmetic
 from monobeam.models.config import Config, parse
 from monobeam.models.deepfm import build
 from monobeam.models.features import FeatureEncoder
-from monobeam.models.memory import keep_freed_memory
 from monobeam.models.trainer import Trainer
+from monobeam.store.heap import keep_freed_memory
 from monobeam.store.lmdb import LmdbBackend
 from monobeam.store.store import Store
 from monobeam.store.sync import SYNC

@@ -184,10 +184,9 @@ def is_shared(backend: Backend) -> TypeGuard[SharedBackend]:
 
 
 def open_backend(uri: str) -> Backend:
-    """The backend at ``memory:`` (its own), ``memory:NAME`` (one of this process), ``lmdb:DIRECTORY``, ``bigtable://…``,
-    or ``flight://HOST:PORT`` (of a shard server; only to read).
+    """The backend at ``memory:`` (its own), ``memory:NAME`` (one of this process), ``lmdb:DIRECTORY``,
+    ``bigtable://PROJECT/INSTANCE/TABLE``, or that of the shard server at ``flight://HOST:PORT``, only to read.
     """
-    from monobeam.store.flight_backend import FlightBackend
     from monobeam.store.lmdb import LmdbBackend
     from monobeam.store.memory import MemoryBackend
 
@@ -201,10 +200,12 @@ def open_backend(uri: str) -> Backend:
 
         return BigtableBackend(uri)
     if kind in ("flight", "flight+tls"):
+        from monobeam.store.flight_backend import FlightBackend
+
         return FlightBackend(uri)
     raise ValueError(
-        f"store {uri!r}: must be memory:, memory:NAME, lmdb:DIRECTORY, bigtable://PROJECT/INSTANCE/TABLE or "
-        "flight://HOST:PORT"
+        f"store {uri!r}: must be memory:, memory:NAME, lmdb:DIRECTORY, bigtable://PROJECT/INSTANCE/TABLE "
+        "or flight://HOST:PORT"
     )
 
 

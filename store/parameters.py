@@ -106,7 +106,7 @@ class ParameterStore:
     """All rows of a model as of its last commit and what was pushed since.
 
     Nothing is durable before ``commit`` returns. Every method takes ``lock``; ``block`` holds it around a train step:
-    that commits fall between steps. The results do not depend on the number of shards or servers, bit for bit.
+    commits fall between steps. The results do not depend on the number of shards or servers, bit for bit.
     Whatever makes rows or remembers examples raises TableFullError where ``memory_limit`` leaves no room.
     """
 

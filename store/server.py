@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from monobeam.store.backend import open_backend
+from monobeam.store.heap import keep_freed_memory
 from monobeam.store.shard_server import Ownership, ShardServer
 from monobeam.store.wire import TOKEN_FILE, token
 
@@ -94,6 +95,7 @@ def _start(options: argparse.Namespace) -> tuple[ShardServer, Ownership, str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until SIGTERM or SIGINT; status 1, saying why, where that is not possible."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    keep_freed_memory()
     stopped = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopped.set())

@@ -45,10 +45,11 @@ class Message(NamedTuple):
 
 def encode(message: Message) -> tuple[pa.RecordBatch, bytes]:
     """A batch of SCHEMA and its metadata; the batch refers to the arrays."""
+    if not message.arrays:
+        return _EMPTY, json.dumps(message.header).encode()
     arrays = [np.ascontiguousarray(array) for array in message.arrays]
     columns = [_column(array) for array in arrays] + [_NOTHING] * (len(SCHEMA) - len(arrays))
-    forms = [[array.dtype.str, *array.shape] for array in arrays]
-    header = {**message.header, "arrays": forms} if forms else message.header
+    header = {**message.header, "arrays": [[array.dtype.str, *array.shape] for array in arrays]}
     return pa.RecordBatch.from_arrays(columns, schema=SCHEMA), json.dumps(header).encode()
 
 
@@ -60,6 +61,7 @@ def decode(chunk: Any) -> Message:
 
 
 _NOTHING = pa.nulls(1, pa.large_binary())
+_EMPTY = pa.RecordBatch.from_arrays([_NOTHING] * len(SCHEMA), schema=SCHEMA)
 
 
 def _column(array: Array) -> pa.LargeBinaryArray:

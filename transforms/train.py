@@ -23,11 +23,11 @@ from apache_beam.utils.timestamp import Duration
 from monobeam.logs import block, schemas
 from monobeam.logs.log import records
 from monobeam.models.config import Config
-from monobeam.models.memory import keep_freed_memory
 from monobeam.models.trainer import Trainer
 from monobeam.models.window import BlockReport
 from monobeam.store import sync
 from monobeam.store.backend import AwayError
+from monobeam.store.heap import keep_freed_memory
 from monobeam.store.store import open_store
 from monobeam.transforms import resources
 from monobeam.transforms.append import Run, run_of
