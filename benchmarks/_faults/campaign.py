@@ -82,7 +82,7 @@ class Campaign:
         """One deployment and its faults; where a law is broken, that is the end of the round."""
         folder = Path(tempfile.mkdtemp(prefix=f"faults-{planned.seed}-"))
         world = World(planned, self._nursery, folder, self._emulator, self._prism)
-        before = len(self.report.violations)
+        before, started = len(self.report.violations), time.monotonic()
         try:
             Round(world, self.report).run()
             if len(self.report.violations) > before:
@@ -97,7 +97,8 @@ class Campaign:
             self._say(f"what is left of the round: {folder}")
         else:
             shutil.rmtree(folder)
-        self._say(f"{planned}: {self.report.faults} faults so far, {len(self.report.violations)} violations")
+        said = f"round {planned.seed} ({planned}): {time.monotonic() - started:.0f} s; so far "
+        self._say(f"{said}{self.report.faults} faults, {len(self.report.violations)} violations")
 
     def _add(self, world: World) -> None:
         report, visitors, archive = self.report, world.visitors, world.archive
@@ -131,19 +132,7 @@ class Round:
         watcher = laws.Watcher(world)
         try:
             for self._number, self._kind in enumerate(world.plan.faults):
-                t = time.monotonic()
-                a = self._struck(rng)
-                t1 = time.monotonic()
-                b = a and self._holds(watcher)
-                print(
-                    self._kind,
-                    world.plan.runner,
-                    world.plan.commit_ms,
-                    round(t1 - t, 2),
-                    round(time.monotonic() - t1, 2),
-                    flush=True,
-                )
-                if not b:
+                if not (self._struck(rng) and self._holds(watcher)):
                     return
         finally:
             watcher.close()

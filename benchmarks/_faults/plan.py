@@ -92,6 +92,10 @@ class Plan:
             rule=RULES[self.rule], partitions=self.partitions, shards=self.shards, commit_ms=self.commit_ms
         )
 
+    def __str__(self) -> str:
+        where = f"{self.store}{' behind shard servers' * self.remote}, {self.shards} shards"
+        return f"{where}, {self.partitions} partitions, {self.runner}, {self.rule}, a commit every {self.commit_ms} ms"
+
     @property
     def in_order(self) -> bool:
         """Whether the log has one order, and so parameters have the same bits however it was trained."""

@@ -23,7 +23,7 @@ from monobeam.store.bigtable import create, drop
 from monobeam.store.manifest import Manifest
 
 PATIENCE_S = 60.0
-GROW_EVERY_S = 0.02
+GROW_EVERY_S = 0.05
 
 
 class World:
