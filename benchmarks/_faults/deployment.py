@@ -29,7 +29,7 @@ class Deployment:
     def of(plan: Plan, folder: Path, emulator: str, prism: str) -> Deployment:
         """With free ports."""
         names = [*SERVING, "proxy", *_shards_by_server(plan)]
-        return Deployment(plan, folder, emulator, prism, dict(zip(names, _free_ports(len(names)), strict=True)))
+        return Deployment(plan, folder, emulator, prism, dict(zip(names, free_ports(len(names)), strict=True)))
 
     @property
     def store(self) -> str:
@@ -98,7 +98,7 @@ def _shards_by_server(plan: Plan) -> dict[str, str]:
     return {f"server{number}{which}": shards for number, shards in enumerate(ranges) for which in "ab"}
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """Ports that nobody uses now, all different."""
     sockets = [socket() for _ in range(count)]
     try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from benchmarks._faults.deployment import LEASE_S
 from benchmarks._faults.keeper import Role
@@ -138,7 +138,7 @@ def any_server(world: World, rng: random.Random) -> Role:
     return rng.choice(world.serving)
 
 
-FAULTS: Mapping[str, Fault] = {
+FAULTS: dict[str, Fault] = {
     "kill_trainer": kill(trainer),
     "kill_serving": kill(any_server),
     "kill_everything": kill_everything,

@@ -40,6 +40,11 @@ class Relay:
             for partition in range(len(self._held)):
                 self._release(partition)
 
+    def send(self, partition: int, event: dict[str, Any]) -> None:
+        """Pass on an event that did not come from the trainer."""
+        with self._lock:
+            self._append(partition, event)
+
     def close(self) -> None:
         """Stop, and close the logs."""
         self._stopping.set()

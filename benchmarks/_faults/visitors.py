@@ -27,8 +27,8 @@ def ask(port: int, method: str, path: str, body: bytes | None = None, timeout_s:
 class Visitors:
     """One request after the other, to each server in turn; one that does not answer is passed over.
 
-    ``requests`` that were made; ``errors``: those that no server answered for PATIENCE_S; ``longest_gap_s``: between
-    one answer and the next, since ``begin``.
+    ``requests`` that were made; ``errors``: those that no server answered for ``patience_s``; ``passed_over``: times
+    that a server did not answer; ``longest_gap_s``: between one answer and the next, since ``start``.
     """
 
     def __init__(self, ports: Sequence[int], body: Callable[[int], bytes]) -> None:
@@ -39,6 +39,7 @@ class Visitors:
         self._answered_s = time.monotonic()
         self.requests = self.errors = self.passed_over = 0
         self.longest_gap_s = 0.0
+        self.patience_s = PATIENCE_S
 
     def start(self) -> None:
         """Begin to ask; the first gap begins now."""
@@ -61,7 +62,7 @@ class Visitors:
                 self.errors += 1
 
     def _answered(self, body: bytes) -> bool:
-        deadline = time.monotonic() + PATIENCE_S
+        deadline = time.monotonic() + self.patience_s
         turn = self.requests
         while time.monotonic() < deadline and not self._stopping.is_set():
             port = self._ports[turn % len(self._ports)]
