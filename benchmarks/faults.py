@@ -12,6 +12,7 @@ import shutil
 import sys
 from contextlib import nullcontext
 from pathlib import Path
+from statistics import median
 
 from benchmarks._faults.campaign import Campaign, Report
 from benchmarks._faults.emulator import running
@@ -38,8 +39,10 @@ def say(line: str) -> None:
 
 def show(report: Report) -> None:
     """Figures for people, then JSON."""
+    say(f"  {'fault':24} {'times':>6}   all trained and served again within, seconds: median, longest")
     for kind, count in sorted(report.by_kind.items()):
-        say(f"  {kind:24} {count:6}")
+        seconds = report.recovery_s.get(kind, [0.0])
+        say(f"  {kind:24} {count:6}   {median(seconds):6.1f} {max(seconds):6.1f}")
     say(f"{report.faults} faults in {report.seconds / 60:.1f} minutes, {len(report.violations)} violations")
     say(f"{report.blocks} blocks, {report.examples} examples, {report.repeated} more of them were repetitions")
     starts = ", ".join(f"{name} {count}" for name, count in sorted(report.starts.items()))

@@ -17,7 +17,7 @@ from monobeam.models.features import FeatureEncoder
 
 START_US = 1_700_000_000_000_000
 ROWS = 24
-USERS, TAGS, ITEMS_AT_ONCE = 24, 8, 20
+USERS, TAGS, ITEMS_AT_ONCE = 12, 8, 20
 BLOCKS_PER_ITEM = 3  # after so many blocks an item leaves the catalogue and another comes
 REPEATED_AT_MOST = 4
 

@@ -18,7 +18,6 @@ from benchmarks._faults.plan import Plan, plan
 from benchmarks._faults.world import World
 
 TOLD_CHARACTERS = 3000
-REST_S = 60.0
 LONGEST_GAP_S = 5.0
 
 
@@ -50,6 +49,7 @@ class Report:
     examples: int = 0
     repeated: int = 0
     starts: Counter[str] = field(default_factory=Counter)
+    recovery_s: dict[str, list[float]] = field(default_factory=dict)
     seconds: float = 0.0
 
     @property
@@ -154,13 +154,14 @@ class Round:
 
     def _holds(self, watcher: laws.Watcher) -> bool:
         """Wait until everything is at rest; then every law."""
-        world = self._world
+        world, started = self._world, time.monotonic()
         try:
             world.wait("the whole archive to be trained", world.is_trained)
-            self._reference.follow(world.archive)
             world.wait("servers to be at the store's epoch", self._is_served(watcher))
         except TimeoutError as error:
             return self._violated("recovery", str(error))
+        self._report.recovery_s.setdefault(self._kind, []).append(time.monotonic() - started)
+        self._reference.follow(world.archive)
         broken = list(self._broken(watcher))
         for law, detail in broken:
             self._violated(law, detail)

@@ -3,6 +3,7 @@
 import importlib
 
 for _name in (
+    "benchmarks._faults.campaign",  # the main program's own, which multiprocessing imports in every child
     "apache_beam.runners.portability.fn_api_runner.fn_runner",
     "apache_beam.runners.portability.prism_runner",
     "torch._dynamo",  # torch's optimizers import it at their first step: a second of work

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-THINK_S = 0.02
+THINK_S = 0.03
 TRY_S = 0.5
 PATIENCE_S = 5.0
 
