@@ -20,8 +20,6 @@ from pyarrow import flight
 from monobeam.store.backend import AwayError, BackendError
 from monobeam.store.wire import SCHEMA, Array, Message, connect, decode, encode, options, raised
 
-PULSE_S = 3.0
-PATIENCE_S = 10.0
 ALIVE = "alive"
 
 
@@ -31,10 +29,12 @@ class Connection:
     ``pulse``: what to say with every sign of life, JSON values, which may change at any time.
     """
 
-    def __init__(self, address: str, *, patience_s: float = PATIENCE_S, pulse_s: float = PULSE_S) -> None:
+    PULSE_S = 3.0  # between two signs of life
+    PATIENCE_S = 10.0  # with a server that does not answer them
+
+    def __init__(self, address: str) -> None:
         self.address = address
         self.pulse: dict[str, Any] = {}
-        self._patience_s = patience_s
         self._pending: deque[Pending] = deque()
         self._closed = threading.Event()
         self.broken = False  # it is of no more use
@@ -45,7 +45,7 @@ class Connection:
             self._writer.begin(SCHEMA)
         except (pa.ArrowException, OSError) as error:
             raise _away(address, error) from error
-        threading.Thread(target=self._beat, args=(pulse_s,), name=f"pulse of {address}", daemon=True).start()
+        threading.Thread(target=self._beat, name=f"pulse of {address}", daemon=True).start()
 
     def ask(self, method: str, header: Mapping[str, Any], *arrays: Array) -> Pending:
         """Send a request. Answers come in order: waiting for one waits for, and raises for, all before it."""
@@ -96,8 +96,8 @@ class Connection:
             raise raised(self.address, message.header)
         return message
 
-    def _beat(self, pulse_s: float) -> None:
-        while not self._closed.wait(pulse_s):
+    def _beat(self) -> None:
+        while not self._closed.wait(self.PULSE_S):
             try:
                 self._say_alive()
             except (pa.ArrowException, OSError):
@@ -108,7 +108,7 @@ class Connection:
 
     def _say_alive(self) -> None:
         action = flight.Action(ALIVE, json.dumps(self.pulse).encode())
-        list(self._client.do_action(action, options(self._patience_s)))
+        list(self._client.do_action(action, options(self.PATIENCE_S)))
 
 
 class Pending:
@@ -132,8 +132,8 @@ class Pending:
 def _away(address: str, error: Exception) -> BackendError:
     if isinstance(error, BackendError):
         return error
-    said = re.search(r"with message: (.*?)\. gRPC client debug context", str(error), re.DOTALL)
-    why = said[1] if said else str(error)
+    said = re.sub(r"^Flight returned .*? with message: ", "", str(error), flags=re.DOTALL)
+    why = re.sub(r"\.? gRPC client debug context.*", "", said, flags=re.DOTALL)
     if isinstance(error, (flight.FlightUnauthenticatedError, flight.FlightUnauthorizedError)):
         return BackendError(f"{address}: the token was refused: {why}")
     return AwayError(f"{address}: cannot be reached: {why}")

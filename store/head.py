@@ -83,12 +83,11 @@ class Head:
                 for other in self._sessions:
                     if other.shares(partitions) or spec.encode() != self._spec:
                         raise LeasedError(_taken(other, other.shares(partitions)))
-            self._refresh(spec)
-            with self._turn:
-                session = Session(name, partitions, now_s)
-                self._sessions.add(session)
-            servers = {member.address: member.numbers for member in self._members}
-            return Opened(session.identity, self._generation, servers, self._ledger.manifest, self._ledger.dense)
+            while True:
+                self._refresh(spec)
+                with self._turn:
+                    if self._doubt is None:  # or another one was dropped meanwhile
+                        return self._begin_session(Session(name, partitions, now_s))
 
     def alive(self, session: str, now_s: float) -> None:
         """A sign of life."""
@@ -182,6 +181,11 @@ class Head:
         """Bytes held by example keys."""
         return self._ledger.memory_bytes
 
+    def _begin_session(self, session: Session) -> Opened:
+        self._sessions.add(session)
+        servers = {member.address: member.numbers for member in self._members}
+        return Opened(session.identity, self._generation, servers, self._ledger.manifest, self._ledger.dense)
+
     def _own(self, session: str, partition: int, now_s: float) -> Session:
         own = self._sessions.get(session, now_s)
         if not own.has(partition):
@@ -218,8 +222,9 @@ class Head:
         known = self._doubt is None and same and spec.encode() == self._spec
         if known and all(member.generation() == self._generation for member in members):
             return
-        with self._turn:
-            self._doubts("a shard server was started anew, or the specification changed")
+        if self._doubt is None:
+            with self._turn:
+                self._doubts("a shard server was started anew, or the specification changed")
         if is_shared(self._backend):
             self._backend.check_owned()
         stored = self._backend.manifest()

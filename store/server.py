@@ -17,11 +17,11 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from monobeam.store.backend import open_backend
+from monobeam.store.backend import Backend, open_backend
 from monobeam.store.heap import keep_freed_memory
 from monobeam.store.shard_server import Ownership, ShardServer
 from monobeam.store.wire import TOKEN_FILE, token
@@ -78,7 +78,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _start(options: argparse.Namespace) -> tuple[ShardServer, Ownership, str]:
+def _start(options: argparse.Namespace, opener: Callable[[str], Backend]) -> tuple[ShardServer, Ownership, str]:
     if options.token_file:
         os.environ[TOKEN_FILE] = options.token_file  # this server calls others, with the same token
     if bool(options.tls_cert) != bool(options.tls_key):
@@ -86,21 +86,21 @@ def _start(options: argparse.Namespace) -> tuple[ShardServer, Ownership, str]:
     tls = (options.tls_cert.read_bytes(), options.tls_key.read_bytes()) if options.tls_cert else None
     secret, numbers = token(), shard_numbers(options.shards)
     place = listening(options.listen, secured=bool(tls and secret), tls=tls is not None)
-    backend = open_backend(options.store)
+    backend = opener(options.store)
     server = ShardServer(place.location, secret, tls)
     address = f"flight{'+tls' if tls else ''}://{options.advertise or f'{place.host}:{server.port}'}"
     return server, Ownership(server, backend, numbers, address), address
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve until SIGTERM or SIGINT; status 1, saying why, where that is not possible."""
+def main(arguments: Sequence[str] | None = None, opener: Callable[[str], Backend] = open_backend) -> int:
+    """Serve until SIGTERM or SIGINT; status 1, saying why, where that is not possible. ``opener``: of the backend."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     keep_freed_memory()
     stopped = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopped.set())
     try:
-        server, ownership, address = _start(_options(arguments))
+        server, ownership, address = _start(_options(arguments), opener)
         try:
             ready = False
             while not stopped.is_set():

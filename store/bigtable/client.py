@@ -21,7 +21,7 @@ import grpc.experimental
 from google.cloud.bigtable_v2.types import bigtable as messages
 from google.cloud.bigtable_v2.types import data
 
-from monobeam.store.backend import BackendError
+from monobeam.store.backend import AwayError, BackendError
 from monobeam.store.bigtable.wire import Range
 
 SERVICE = "bigtable.googleapis.com:443"
@@ -106,11 +106,11 @@ class Attempts:
         self._pause_s = FIRST_PAUSE_S
 
     def failed(self, code: int, detail: str) -> None:
-        """Sleep before the next attempt; BackendError where there is to be none."""
+        """Sleep before the next attempt; BackendError where there is to be none, an AwayError if later ones may do."""
         left = self._until - time.monotonic()
         if code not in RETRYABLE or left <= 0:
             name = next((status.name for status in grpc.StatusCode if status.value[0] == code), str(code))
-            raise BackendError(f"{self._what}: {name}: {detail}")
+            raise (AwayError if code in RETRYABLE else BackendError)(f"{self._what}: {name}: {detail}")
         time.sleep(min(left, random.uniform(0, self._pause_s)))
         self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import grpc
 
-from monobeam.store.backend import BackendError, OwnedError
+from monobeam.store.backend import BackendError, LeasedError, OwnedError
 from monobeam.store.bigtable.client import Client, status_of
 from monobeam.store.bigtable.wire import STATE, STATES, Mutation, cell_mutation, shard_of_state, state_key
 
@@ -65,7 +65,7 @@ class StateRow:
                     self._seen = self.version, now_s()
                 if self._seen[0] != self.version:
                     self._seen = None
-                    raise OwnedError(self._owned_by(lease))
+                    raise LeasedError(self._owned_by(lease))
                 if now_s() - self._seen[1] < _WATCH * lease["lease_s"]:
                     return False
             self._owned = True
@@ -101,7 +101,7 @@ class StateRow:
     def check(self) -> None:
         """OwnedError unless the lease is in force; one that was not renewed in time is, if nobody took it."""
         if not self._owned:
-            raise OwnedError(f"{self._where}: the lease is lost; who has it now is told to whoever wants to own it")
+            raise LeasedError(f"{self._where}: the lease is lost; who has it now is told to whoever wants to own it")
         if now_s() >= self.valid_until:
             self.change({})
 
@@ -132,7 +132,7 @@ class StateRow:
     def _push(self, cells: Mapping[bytes, bytes], delete: bytes | None = None) -> None:
         """Compare and set until it is known to have happened."""
         if not self._owned:
-            raise OwnedError(f"{self._where}: not owned")
+            raise LeasedError(f"{self._where}: not owned")
         before, after = self.version, os.urandom(16)
         mutations = [cell_mutation(value, STATE, column) for column, value in {**cells, VERSION: after}.items()]
         if delete is not None:
@@ -170,7 +170,7 @@ class StateRow:
     def _lost(self) -> None:
         self._owned, self.valid_until, self._doubtful = False, 0.0, None
         by = json.loads(self.cells[LEASE]) if LEASE in self.cells else None
-        raise OwnedError(self._owned_by(by) if by else f"{self._where}: the lease is lost, and nobody has it now")
+        raise LeasedError(self._owned_by(by) if by else f"{self._where}: the lease is lost, and nobody has it now")
 
 
 def _is_version(version: bytes) -> tuple[dict[str, Any], bool]:
