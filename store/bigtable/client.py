@@ -32,6 +32,7 @@ KEYS_PER_REQUEST = 1000
 CALL_TIMEOUT_S = 5.0
 BULK_TIMEOUT_S = 60.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 5.0
+LEASE_S = 10.0
 
 RETRYABLE = frozenset(
     code.value[0]
@@ -59,23 +60,27 @@ class Cell(NamedTuple):
 
 @dataclass(frozen=True)
 class Address:
-    """``bigtable://PROJECT/INSTANCE/TABLE``, and ``?app_profile=NAME`` where it is not the default one."""
+    """``bigtable://PROJECT/INSTANCE/TABLE``, ``?app_profile=NAME`` and ``lease_s=SECONDS`` where not the default."""
 
     uri: str
     project: str
     instance: str
     table: str
     app_profile: str = ""
+    lease_s: float = LEASE_S
 
     @staticmethod
     def parse(uri: str) -> Address:
         """ValueError says what an address must be."""
         parts = urlsplit(uri)
         path, options = parts.path.strip("/").split("/"), parse_qs(parts.query)
-        profile = options.pop("app_profile", [""])
-        if parts.scheme != "bigtable" or not parts.netloc or len(path) != 2 or not all(path) or options:
-            raise ValueError(f"store {uri!r}: must be bigtable://PROJECT/INSTANCE/TABLE[?app_profile=NAME]")
-        return Address(uri, parts.netloc, path[0], path[1], profile[-1])
+        profile, lease = options.pop("app_profile", [""])[-1], options.pop("lease_s", [str(LEASE_S)])[-1]
+        is_number = lease.replace(".", "", 1).isdecimal() and float(lease) > 0
+        known = parts.scheme == "bigtable" and parts.netloc and len(path) == 2 and all(path) and not options
+        if not known or not is_number:
+            form = "bigtable://PROJECT/INSTANCE/TABLE[?app_profile=NAME][&lease_s=SECONDS]"
+            raise ValueError(f"store {uri!r}: must be {form}")
+        return Address(uri, parts.netloc, path[0], path[1], profile, float(lease))
 
     def beside(self, table: str) -> Address:
         """Another table of the instance."""
