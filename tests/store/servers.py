@@ -81,6 +81,11 @@ class Process:
         assert address, self.said()
         return address
 
+    def complaint(self) -> str:
+        """The next line that it complains with."""
+        assert self.popen.stderr is not None
+        return self.popen.stderr.readline()
+
     def said(self) -> str:
         """What it complained of, after its end."""
         self.popen.kill()
