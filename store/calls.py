@@ -117,6 +117,7 @@ class Calls:
             time.monotonic(),
         )
         self._session = head, opened.session
+        head.alive(opened.session, time.monotonic())  # loading may have taken longer than a session may be silent
         told = {"session": opened.session, "generation": opened.generation, "publishes": self._now().hosting.publishes}
         servers = {address: list(numbers) for address, numbers in opened.servers.items()}
         dense = () if opened.dense is None else (as_array(opened.dense),)

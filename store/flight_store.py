@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from typing import Any, TypeVar
 
 import numpy as np
@@ -35,16 +35,16 @@ class FlightStore(ParameterStore):
     def __init__(self, spec: StoreSpec, uri: str, partitions: Collection[int] | None = None) -> None:
         with closing(first(Place.parse(uri).addresses)) as any_server:
             address = any_server.call("where", {}).header["head"]
-        head = _Head(Connection(address), FlightBackend(uri))
-        try:
+        with ExitStack() as on_failure:
+            head = _Head(Connection(address), FlightBackend(uri))
+            on_failure.callback(head.close)
             opened = head.open(spec, partitions)
-            hosts = [
-                ([number for number in numbers if number < spec.shards], _Host(address, opened["generation"], spec))
-                for address, numbers in opened["servers"].items()
-            ]
-        except BaseException:
-            head.close()
-            raise
+            hosts = []
+            for address, numbers in opened["servers"].items():
+                host = _Host(address, opened["generation"], spec)
+                on_failure.callback(host.close)
+                hosts.append(([number for number in numbers if number < spec.shards], host))
+            on_failure.pop_all()
         super().__init__(spec, head, hosts)
         self._flight_head, self._flight_hosts = head, [host for _, host in hosts]
         self._told = False  # the head knows that there is work outside of blocks

@@ -105,6 +105,9 @@ class Members:
 
     def _remote(self, address: str, numbers: Sequence[int]) -> RemoteMember:
         connection = self._connections.get(address)
-        if connection is None or connection.broken:
+        if connection is not None and connection.broken:
+            connection.close()
+            connection = None
+        if connection is None:
             connection = self._connections[address] = Connection(address)
         return RemoteMember(connection, numbers)

@@ -11,7 +11,7 @@ from typing import Any
 
 from pyarrow import flight
 
-from monobeam.store.backend import AwayError, Backend, OwnedError
+from monobeam.store.backend import AwayError, Backend, BackendError, OwnedError
 from monobeam.store.calls import Calls, Tenure
 from monobeam.store.connection import ALIVE
 from monobeam.store.head import TTL_S, Head
@@ -136,6 +136,8 @@ class Ownership:
             _LOGGER.warning("%s; waiting for the shards", error)
             self.close()
             return
+        except BackendError as error:
+            _LOGGER.warning("%s; the lease may run out", error)
         if tenure.head is not None:
             tenure.head.tick(now_s)
 

@@ -166,6 +166,14 @@ def test_a_sign_of_life_keeps_a_session(world: World) -> None:
         world.head.alive(first.session, 2 * TTL_S + 1)
 
 
+def test_a_late_sign_of_life_takes_nothing_back(world: World) -> None:
+    first = world.open(MINE)
+    world.head.alive(first.session, TTL_S)
+    world.head.work(first.session, 1.0)
+    with pytest.raises(LeasedError):
+        world.open(MINE, 2 * TTL_S)
+
+
 def test_a_commit_waits_for_blocks_and_holds_new_ones_back(world: World) -> None:
     mine, yours = world.open(MINE), world.open(YOURS)
     world.head.begin(yours.session, 1, 0, 0.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -22,11 +23,13 @@ from monobeam.models.features import FeatureEncoder
 from monobeam.models.trainer import Trainer
 from monobeam.store import dense
 from monobeam.store.backend import open_backend
+from monobeam.store.lmdb import LmdbBackend
 from monobeam.store.sync import SYNC
 from monobeam.transforms import resources, train
 from monobeam.transforms.tracker import RangesTracker
 from tests.models import streams
 from tests.store.counts import update_count_sum
+from tests.store.servers import served
 
 CONFIG = streams.config(["user"], "dim = 2\nhidden = [4]")
 SECOND = 1_000_000
@@ -206,6 +209,36 @@ def test_a_log_that_ends_before_it_promised_is_an_error(folder: Path) -> None:
     append(folder, 0, 0)
     with pytest.raises(OSError, match="ended at 1, 3 was promised"):
         list(train._ReadExamples(given).process(0, Tracker(train.Ranges((0,), (3,)))))
+
+
+def test_a_store_that_is_away_is_waited_for(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with served(LmdbBackend(folder / "served", durable=False), range(1)) as server:
+        given = replace(settings(folder), store=server.uri)
+        append(folder, 0, 0, 1)
+        assert events(read(given))
+        append(folder, 0, 2)
+        server.ownership.close()
+        pauses: list[float] = []
+
+        def sleep(seconds: float) -> None:
+            pauses.append(seconds)
+            if len(pauses) == 3:
+                server.ownership.step(0.0)
+
+        now = {"monotonic": time.monotonic, "time_ns": time.time_ns}
+        monkeypatch.setattr(train, "time", SimpleNamespace(sleep=sleep, **now))
+        (event,) = events(read(given))
+        assert event["previous_epoch"] > 0
+        assert pauses[:3] == [0.1, 0.2, 0.4]
+        assert "partition 0 waits for the store: flight://" in caplog.text
+        train.close_all()
+    backend = LmdbBackend(folder / "served")
+    manifest = backend.manifest()
+    assert manifest is not None
+    assert manifest.positions == {0: 3}
+    backend.close()
 
 
 def is_free(lock: Any) -> bool:
