@@ -214,3 +214,18 @@ def test_a_copy_that_was_killed_is_no_snapshot_and_goes_with_the_next(tmp_path: 
     snapshots.keep(backend)
     assert not draft.exists()
     assert [one.epoch for one in snapshots.kept(backend)] == [1002]
+
+
+def test_a_store_moves_from_a_directory_to_bigtable(tmp_path: Path, emulator: str) -> None:
+    store = LmdbBackend(tmp_path)
+    store.own()
+    content = filled(store)
+    uri = snapshots.keep(store, "bigtable://project/instance/moved")
+    moved = open_storage(uri)
+    content.check(moved, 3)
+    assert moved.manifest() == store.manifest()
+    moved.own()
+    content.commit(moved)
+    content.check(open_storage(uri), 3)
+    assert check(moved).faults == ()
+    moved.close()
