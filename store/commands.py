@@ -64,7 +64,10 @@ def list_(store: Storage, options: argparse.Namespace, progress: Progress) -> Fi
     now, kept = snapshots.summary(store), list(snapshots.kept(store))
     lines = [f"{store.uri} holds no commit yet" if now is None else _line(now)]
     lines += [f"  {_line(found)}" for found in kept] or ["  no snapshots"]
-    return Figures(lines, {"current": None if now is None else _values(now), "snapshots": [*map(_values, kept)]})
+    unfinished = sorted(store.snapshot_uris().keys() - {found.epoch for found in kept})
+    lines += [f"  {store.snapshot_uri(epoch)}: unfinished; drop it, unless it is being written" for epoch in unfinished]
+    values = {"current": None if now is None else _values(now), "snapshots": [*map(_values, kept)]}
+    return Figures(lines, {**values, "unfinished": unfinished})
 
 
 def keep(store: Storage, options: argparse.Namespace, progress: Progress) -> Figures:

@@ -50,7 +50,7 @@ def summed(uri: str, last: Committed) -> Summary:
 
 
 def kept(storage: Storage) -> Iterator[Summary]:
-    """The snapshots beside a store, the oldest first."""
+    """The snapshots beside a store that were finished, the oldest first."""
     for uri in storage.snapshot_uris().values():
         snapshot = open_storage(uri)
         try:
@@ -71,10 +71,17 @@ def keep(storage: Storage, uri: str | None = None, progress: Progress = silent) 
     with storage.last_commit() as last:
         manifest = _manifest(storage.uri, last)
         target = uri or storage.snapshot_uri(max(manifest.epochs))
-        if uri is None and max(manifest.epochs) in storage.snapshot_uris():
-            return target
         create(target)
-        _transfer(last, manifest, open_storage(target), progress)
+        place = open_storage(target)
+        try:
+            if uri is None and place.manifest() is not None:
+                return target
+            place.own()
+            if place.manifest() is not None:
+                raise BackendError(f"{target}: holds a store already; choose another place, or remove it")
+            _transfer(last, manifest, place, progress)
+        finally:
+            place.close()
     return target
 
 
@@ -137,22 +144,16 @@ def _manifest(uri: str, last: Committed) -> Manifest:
 
 
 def _transfer(last: Committed, manifest: Manifest, target: Storage, progress: Progress) -> None:
-    """Write a commit to another place, as its first."""
-    target.own()
-    try:
-        if target.manifest() is not None:
-            raise BackendError(f"{target.uri}: holds a store already; choose another place, or remove it")
-        shards = []
-        for number, epoch in enumerate(manifest.epochs):
-            tables = _tables(last, number)
-            shards.append(ShardCommit(epoch, tables, sum(change.nbytes for change in tables.values())))
-            progress((number + 1) / (len(manifest.epochs) + 1))
-        values = last.dense_values()
-        published = None if values is None else values.values
-        target.commit(Commit(manifest, shards, _all_seen(last), FORGET_ALL, last.dense(), published))
-        progress(1.0)
-    finally:
-        target.close()
+    """Write a commit to another place, owned and empty, as its first."""
+    shards = []
+    for number, epoch in enumerate(manifest.epochs):
+        tables = _tables(last, number)
+        shards.append(ShardCommit(epoch, tables, sum(change.nbytes for change in tables.values())))
+        progress((number + 1) / (len(manifest.epochs) + 1))
+    values = last.dense_values()
+    published = None if values is None else values.values
+    target.commit(Commit(manifest, shards, _all_seen(last), FORGET_ALL, last.dense(), published))
+    progress(1.0)
 
 
 def _tables(last: Committed, shard: int) -> Tables:

@@ -40,7 +40,10 @@ class Storage(Backend, Protocol):
     """A backend that is no way to another one. What changes the store is for its owner (OwnedError)."""
 
     def last_commit(self) -> AbstractContextManager[Committed]:
-        """The last commit, as long as the block lasts: what is read in it is all of one moment."""
+        """The last commit, as long as the block lasts: what is read in it is all of one moment.
+
+        BackendError, where the backend does not keep it for so long: it can be read again, as of a newer one.
+        """
 
     def reshard(self, shards: int, progress: Progress = silent) -> None:
         """Cut the store anew into so many shards, while others read.

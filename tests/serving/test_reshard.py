@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,26 @@ class Following:
         assert_equals_store(self.replica, self.world.backend())
 
 
+class InTable(World):
+    """A world whose store is in Bigtable."""
+
+    def __init__(self, folder: Path, table: str) -> None:
+        self._table = table
+        super().__init__(folder)
+
+    def uri(self, name: str) -> str:
+        return self._table if name == "store" else super().uri(name)
+
+
+@pytest.fixture(params=["lmdb", "bigtable"])
+def either(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
+    """A world with its store in one place or the other."""
+    in_table = request.param == "bigtable"
+    result = InTable(tmp_path, request.getfixturevalue("new_table")()) if in_table else World(tmp_path)
+    yield result
+    result.close()
+
+
 @pytest.fixture
 def following(world: World) -> Following:
     return Following(world)
@@ -65,7 +86,8 @@ def reshard(world: World, shards: int) -> None:
 
 
 @pytest.mark.parametrize("numbers", [(6, 2, 4), (1, 3, 1)])
-def test_replicas_follow_every_number(world: World, following: Following, numbers: tuple[int, ...]) -> None:
+def test_replicas_follow_every_number(either: World, numbers: tuple[int, ...]) -> None:
+    world, following = either, Following(either)
     world.publish_by_shard(world.commit(1))
     following.step()
     for number, shards in enumerate(numbers, 1):
@@ -160,7 +182,8 @@ def test_cut_in_the_midst_of_a_load(world: World, following: Following) -> None:
     assert len(following.replica.shards) == 3
 
 
-def test_a_restored_snapshot_is_followed(world: World, following: Following) -> None:
+def test_a_restored_snapshot_is_followed(either: World) -> None:
+    world, following = either, Following(either)
     world.publish_by_shard(world.commit(1))
     kept = snapshots.keep(open_storage(world.uri("store")))
     then = world.expected(request(1))

@@ -37,6 +37,14 @@ def more(content: Whole, backend: Storage, commits: int = 20) -> Whole:
     return further
 
 
+def is_there(uri: str) -> bool:
+    if not uri.startswith("bigtable:"):
+        return open_storage(uri).manifest() is not None
+    with pytest.raises(BackendError, match="NOT_FOUND"):
+        open_storage(uri).manifest()
+    return False
+
+
 def test_a_snapshot_is_the_whole_store_of_then(place: Opener) -> None:
     backend = place()
     backend.own()
@@ -73,7 +81,7 @@ def test_listing_and_dropping(place: Opener) -> None:
     assert now.nbytes == sum(8 + len(row) for table in content.rows.values() for row in table.values())
     snapshots.drop(backend, 4002)
     assert [one.epoch for one in snapshots.kept(backend)] == [3002, 5002]
-    assert open_storage(uris[1]).manifest() is None
+    assert not is_there(uris[1])
     with pytest.raises(BackendError, match="there is no snapshot 4002; there are: 3002, 5002"):
         snapshots.drop(backend, 4002)
     in_use = open_storage(uris[0])
@@ -206,3 +214,18 @@ def test_a_copy_that_was_killed_is_no_snapshot_and_goes_with_the_next(tmp_path: 
     snapshots.keep(backend)
     assert not draft.exists()
     assert [one.epoch for one in snapshots.kept(backend)] == [1002]
+
+
+def test_a_store_moves_from_a_directory_to_bigtable(tmp_path: Path, emulator: str) -> None:
+    store = LmdbBackend(tmp_path)
+    store.own()
+    content = filled(store)
+    uri = snapshots.keep(store, "bigtable://project/instance/moved")
+    moved = open_storage(uri)
+    content.check(moved, 3)
+    assert moved.manifest() == store.manifest()
+    moved.own()
+    content.commit(moved)
+    content.check(open_storage(uri), 3)
+    assert check(moved).faults == ()
+    moved.close()
