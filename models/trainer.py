@@ -102,7 +102,8 @@ class Trainer:
         there are no events.
         """
         last_us, every_us = self._dense_synced_us, self.config.store.dense_sync_every_us
-        publish = self._dense_changed and (final or last_us is None or now_us - last_us >= every_us)
+        is_due = last_us is None or not 0 <= now_us - last_us < every_us  # below 0 where the clock was put back
+        publish = self._dense_changed and (final or is_due)
         metrics = self._window.metrics(self._rate)
         if not self._advanced and not publish:
             return [], metrics
