@@ -141,7 +141,8 @@ class Trainer:
         last_us = self._dense_synced_us
         if self.config.training.parallel:
             last_us = self.store.meta().get("dense_synced_us")
-        return last_us is None or now_us - last_us >= self.config.store.dense_sync_every_us
+        every_us = self.config.store.dense_sync_every_us
+        return last_us is None or not 0 <= now_us - last_us < every_us  # below 0 where the clock was put back
 
     def _meta(self, now_us: int, publish: bool) -> dict[str, Any]:
         waits = {"dense_waits": self._dense_changed and not publish}

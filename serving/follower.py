@@ -94,7 +94,7 @@ class Follower:
             self._freshness.applied(event.arrivals)
 
     def _look_at_store(self, now_us: int) -> None:
-        if now_us - self._looked_us < LOOK_AT_STORE_EVERY_US:
+        if 0 <= now_us - self._looked_us < LOOK_AT_STORE_EVERY_US:  # below 0 where the clock was put back
             return
         self._looked_us = now_us
         self._replica.follow_shards(self._store())

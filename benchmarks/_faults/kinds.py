@@ -65,11 +65,15 @@ def disturb(kind: str) -> Fault:
     """Events of the sync log that are lost, repeated or reordered on their way."""
 
     def strike(world: World, rng: random.Random) -> None:
-        before, wanted = world.relay.done[kind], rng.randint(1, 4)
-        world.relay.disturb(kind, wanted)
+        before, to_the_end = world.relay.done[kind], kind == "lose" and rng.random() < 0.5
+        world.relay.disturb(kind, 1_000_000 if to_the_end else rng.randint(1, 4))
         try:
             world.wait(f"an event to {kind}", lambda: world.relay.done[kind] > before, HIT_WITHIN_S)
             time.sleep(rng.uniform(0, 0.3))
+            if to_the_end:  # no event comes after those that are lost: only the store can tell
+                world.grow(False)
+                world.wait("the whole archive to be trained", world.is_trained)
+                time.sleep(0.1)
         finally:
             world.relay.settle()
 
