@@ -126,7 +126,8 @@ class Training:
 
     def _train(self, store: str) -> list[Done]:
         """What a process for each partition says when all are done."""
-        processes = multiprocessing.get_context("spawn")
+        processes = multiprocessing.get_context("forkserver")
+        processes.set_forkserver_preload(["benchmarks._sharing"])  # torch is slow to import
         with processes.Manager() as manager, ProcessPoolExecutor(self.trainers, processes) as pool:
             together = manager.Barrier(self.trainers)
             asked = [pool.submit(train, self.folder, store, number, together) for number in range(self.trainers)]
