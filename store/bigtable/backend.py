@@ -9,13 +9,14 @@ never used again, and readers pass over it, should somebody who was paused write
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TypeVar
 
 import numpy as np
 
 from monobeam.store.backend import (
     BackendError,
-    Block,
     Changed,
     Commit,
     DenseValues,
@@ -25,24 +26,24 @@ from monobeam.store.backend import (
     ShardCommit,
     check_commit,
 )
-from monobeam.store.bags import Keys
-from monobeam.store.bigtable import history
+from monobeam.store.bags import PREFIXES
+from monobeam.store.bigtable import history, tables, upkeep
 from monobeam.store.bigtable.client import Address, Client
 from monobeam.store.bigtable.extras import Extras
 from monobeam.store.bigtable.history import Delta
 from monobeam.store.bigtable.ownership import Leases, StateRow, lease_of, shard_rows
-from monobeam.store.bigtable.published import Intent, Published, Void, remembered
-from monobeam.store.bigtable.rows import Moment, RawCell, raw_cells
-from monobeam.store.bigtable.wire import STATE, prefixes_of_shard, set_rows, state_key
-from monobeam.store.changes import Change, merge
+from monobeam.store.bigtable.published import INTENT, PUBLISHED, Intent, Published, remembered, voids
+from monobeam.store.bigtable.reading import Committed, GoneError, Held, is_published
+from monobeam.store.bigtable.rows import RawCell, raw_cells
+from monobeam.store.bigtable.wire import STATE, set_rows, state_key
+from monobeam.store.changes import Change
 from monobeam.store.manifest import Manifest
 
 KEEP_EPOCHS = 256
 LEASE_S = 10.0
-PUBLISHED, INTENT = b"published", b"intent"
 _TRIM_EPOCHS = 8
 _STEP = 4096
-_STREAMS = 4
+_T = TypeVar("_T")
 
 
 class BigtableBackend:
@@ -70,7 +71,6 @@ class BigtableBackend:
         self._extras = Extras(self._client)
         self._deltas: dict[int, list[Delta]] = {}
         self._address = ""
-        self._whole = False
 
     def own(self, shards: Sequence[int] | None = None, address: str = "") -> None:
         """See Backend; a lease that its owner does not renew is waited for until it has expired."""
@@ -78,9 +78,8 @@ class BigtableBackend:
         published = self._published()
         known = range(published.shards if published else 1)
         self._leases.take(known if shards is None else shards, address, self._wait_s)
-        self._whole = shards is None or (published is not None and set(known) <= set(self._leases.rows))
-        if self._whole:
-            self.recover(list(self._leases.rows))
+        if set(known) <= set(self._leases.rows):
+            self.recover(known)
 
     def owners(self) -> Mapping[int, str]:
         """See SharedBackend; by this machine's clock."""
@@ -91,21 +90,19 @@ class BigtableBackend:
         """See SharedBackend."""
         if not self._leases.rows:
             raise OwnedError(f"{self.uri}: nothing is owned")
-        for row in self._leases.rows.values():
+        for row in list(self._leases.rows.values()):
             row.check()
 
     def manifest(self) -> Manifest | None:
         """See Backend."""
-        published = self._published()
-        return published.manifest if published else None
+        return self._committed().manifest()
 
     def commit(self, commit: Commit) -> None:
         """See Backend."""
         self._owned(0)
         published = self._published()
         check_commit(self.uri, published.manifest if published else None, commit)
-        if self._whole:
-            self._leases.take(range(len(commit.shards)), self._address, self._wait_s)
+        self._leases.take(range(len(commit.shards)), self._address, self._wait_s)
         self.prepare(dict(enumerate(commit.shards)))
         self.publish(commit)
 
@@ -114,88 +111,136 @@ class BigtableBackend:
         published = self._published()
         prepared = [(self._intend(number, shard, published), shard.tables) for number, shard in shards.items()]
         self._client.mutate(entry for delta, tables in prepared for entry in history.entries(delta, tables))
+        for number in shards:
+            self._owned(number)  # who was paused meanwhile leaves less to pass over
         self._client.mutate(entry for delta, tables in prepared for entry in _cells(delta, tables))
 
     def publish(self, commit: Commit) -> None:
         """See SharedBackend."""
         row, before = self._owned(0), self._published()
         check_commit(self.uri, before.manifest if before else None, commit)
-        intents = self._intents(commit.manifest.epochs)
-        void = {Void(stamp, *prefixes_of_shard(number, len(intents)))
-                for number, intent in enumerate(intents) for stamp in intent.void}  # fmt: skip
-        stamp = intents[0].stamp
+        intents = self._intents(len(commit.shards))
+        if tuple(intent.epoch for intent in intents) != commit.manifest.epochs:
+            raise BackendError(f"{self.uri}: {intents} are prepared, not epochs {commit.manifest.epochs}")
         horizons = before.horizons if before else tuple(epoch - 1 for epoch in commit.manifest.epochs)
+        void = (*(before.void if before else ()), *voids(intent.void for intent in intents))
         after = Published(
             manifest=commit.manifest,
             stamps=tuple(intent.stamp for intent in intents),
             horizons=tuple(max(old, intent.horizon) for old, intent in zip(horizons, intents, strict=True)),
-            void=remembered((*(before.void if before else ()), *void), stamp),
+            void=remembered(void, intents[0].stamp),
+            layouts=before.layouts if before else (len(intents),),
         )
-        after = self._extras.write(commit, before, after)
+        after, written = self._extras.write(commit, before, after)
         row.change({PUBLISHED: after.encode()})
-        self._extras.sweep(before, after)
+        self._extras.written(written)
 
     def recover(self, shards: Sequence[int]) -> None:
         """See SharedBackend."""
         for number in shards:
-            self._owned(number).change({})
+            self._owned(number).settle()
         published = self._published()
         for number in shards:
-            self._deltas[number] = []
-            for delta in history.listed(self._client, [number]):
-                if _is_published(delta, published):
-                    self._deltas[number].append(delta)
-                else:
-                    history.undo(self._client, delta)
+            self._deltas.pop(number, None)
+            self._tidied(number, published)
         if 0 in shards:
             self._extras.recover(published)
+            self._tidy(history.listed_before(self._client, _layout(published)), published, 2**63)
 
     def load(self, shard: int) -> Loaded:
         """See Backend; BackendError where commits have trimmed what is being read: it can be read again."""
-        published = self._published()
-        if published is None:
-            return Loaded(None, iter(()))
-        return Loaded(published.manifest, self._load(published, shard))
+        return self._committed().load(shard)
 
     def changed(self, shard: int, since_epoch: int) -> Changed | None:
         """See Backend."""
-        while True:
-            published = self._published()
-            if published is None:
-                return None
-            epoch = published.manifest.epochs[shard]
-            complete = not published.horizons[shard] <= since_epoch <= epoch
-            tables = self._everything(published, shard) if complete else self._since(published, shard, since_epoch)
-            if self._is_kept(shard, epoch if complete else since_epoch):
-                return Changed(published.manifest, shard, complete, tables)
+        return self._as_of_now(lambda committed: committed.changed(shard, since_epoch))
 
     def seen(self) -> Iterator[SeenKeys]:
         """See Backend."""
-        published = self._published()
-        return iter(()) if published is None else self._extras.seen(published)
+        return self._committed().seen()
 
     def dense(self) -> bytes | None:
         """See Backend."""
-        return self._extras.dense(self._published)
+        return self._as_of_now(Committed.dense)
 
     def dense_values(self) -> DenseValues | None:
         """See Backend."""
-        return self._extras.values(self._published)
-
-    def raw_cells(self) -> Iterator[RawCell]:
-        """Every cell of every parameter, whatever its epoch, by prefix."""
-        return raw_cells(self._client)
+        return self._as_of_now(Committed.dense_values)
 
     def close(self) -> None:
         """See Backend."""
         self._leases.close()
         self._deltas.clear()
-        self._whole = False
+
+    @contextmanager
+    def last_commit(self) -> Iterator[Committed]:
+        """The last commit, while others go on committing, as long as they keep history."""
+        yield self._as_of_now(lambda now: Held(self._client, now.published, self._published))
+
+    def reshard(self, shards: int, progress: Callable[[float], None] = lambda _: None) -> None:
+        """Cut the store anew: prefixes are in row keys, so this is another manifest, and no row moves."""
+        if not 1 <= shards <= PREFIXES:
+            raise ValueError(f"shards = {shards}: must be 1..{PREFIXES}")
+        published = self._whole()
+        if shards != published.shards:
+            self._leases.take(range(shards), self._address, self._wait_s)
+            after = published.resharded(self._intents(published.shards), shards)
+            self._owned(0).change({PUBLISHED: after.encode()})
+        self._leases.give_back(range(shards, PREFIXES))
+        progress(0.5)
+        self.recover(range(shards))
+        upkeep.forget_shards(self._client, shards)
+        progress(1.0)
+
+    def compact(self, progress: Callable[[float], None] = lambda _: None) -> None:
+        """Delete all that is superseded or void; replicas that are behind will have to read everything."""
+        published = self._whole().without_history()
+        self._owned(0).change({PUBLISHED: published.encode()})
+        self.recover(range(published.shards))
+        upkeep.compact(self._client, published, progress)
+        progress(1.0)
+
+    def faults(self) -> Iterator[str]:
+        """What is wrong with stored values."""
+        return upkeep.faults(self._client)
+
+    def raw_cells(self) -> Iterator[RawCell]:
+        """Every cell of every parameter, whatever its epoch, by prefix."""
+        return raw_cells(self._client)
+
+    def stored_bytes(self) -> int:
+        """Bytes of the table, as far as Bigtable says."""
+        return self._client.stored_bytes()
+
+    def snapshot_uri(self, epoch: int) -> str:
+        """The address of a table beside this one."""
+        return self._client.address.beside(f"{self._client.address.table}-snapshot-{epoch}").uri
+
+    def snapshot_uris(self) -> dict[int, str]:
+        """The snapshots that there are, by epoch."""
+        start = f"{self._client.address.table}-snapshot-"
+        names = [name.removeprefix(start) for name in tables.tables(self.uri) if name.startswith(start)]
+        return {epoch: self.snapshot_uri(epoch) for epoch in sorted(int(name) for name in names if name.isdecimal())}
+
+    def destroy(self) -> None:
+        """Drop the table, and close."""
+        self.check_owned()
+        self.close()
+        tables.drop(self.uri)
+
+    def _whole(self) -> Published:
+        """What is published, for the owner of all of it."""
+        published = self._published()
+        if published is None:
+            raise BackendError(f"{self.uri}: holds no commit yet")
+        for number in range(published.shards):
+            self._owned(number)
+        return published
 
     def _owned(self, shard: int) -> StateRow:
         row = self._leases.rows.get(shard)
         if row is None:
-            raise OwnedError(f"{self.uri}: commit by someone who does not own shard {shard}")
+            raise OwnedError(f"{self.uri}: shard {shard} is not owned here, as it must be to change the store")
         row.check()
         return row
 
@@ -205,23 +250,37 @@ class BigtableBackend:
             row.settle()
             data = row.cells.get(PUBLISHED)
             return Published.decode(data) if data else None
-        filters = {"family_name_regex_filter": STATE, "column_qualifier_regex_filter": PUBLISHED}
+        filters = {
+            "family_name_regex_filter": STATE,
+            "column_qualifier_regex_filter": PUBLISHED,
+            "cells_per_column_limit_filter": 1,
+        }
         for cell in self._client.cells([state_key(0)], filters):
             return Published.decode(cell.value)
         return None
+
+    def _committed(self) -> Committed:
+        return Committed(self._client, self._published(), self._published)
+
+    def _as_of_now(self, read: Callable[[Committed], _T]) -> _T:
+        """What is read of the last commit; of a newer one, where commits overtook the reading."""
+        while True:
+            committed = self._committed()
+            try:
+                return read(committed)
+            except GoneError:
+                if self._published() == committed.published:
+                    raise
 
     def _intend(self, number: int, shard: ShardCommit, published: Published | None) -> Delta:
         """Record the intent to write the shard's commit, after what is left to do for earlier ones."""
         row = self._owned(number)
         deltas = self._tidied(number, published)
-        stamp = published.stamps[number] if published else 0
         spare = [delta.epoch for delta in deltas[: max(0, len(deltas) - self._keep_epochs)]]
         horizon = spare[: 2 * _TRIM_EPOCHS][-1] if len(spare) >= _TRIM_EPOCHS else 0
-        known = frozenset(void.stamp for void in published.void) if published else frozenset()
-        before = Intent.decode(row.cells[INTENT]) if INTENT in row.cells else Intent(0, 0)
-        intent = before.next(shard.epoch, stamp, known, horizon)
+        intent = _intent(row.cells).next(shard.epoch, published.stamps[number] if published else 0, horizon)
         row.change({INTENT: intent.encode()})
-        delta = Delta(number, shard.epoch, intent.stamp)
+        delta = Delta(_layout(published), number, shard.epoch, intent.stamp)
         if any(shard.tables.values()):
             deltas.append(delta)
         return delta
@@ -229,64 +288,24 @@ class BigtableBackend:
     def _tidied(self, number: int, published: Published | None) -> list[Delta]:
         """The shard's deltas that are published and not to be trimmed, after undoing and trimming the others."""
         if number not in self._deltas:
-            self._deltas[number] = history.listed(self._client, [number])
+            self._deltas[number] = history.listed(self._client, _layout(published), number)
         horizon = published.horizons[number] if published else 0
-        kept = []
-        trimmed = []
-        for delta in self._deltas[number]:
-            if not _is_published(delta, published):
-                history.undo(self._client, delta)
-            elif delta.epoch <= horizon:
-                trimmed.append(delta)
-            else:
-                kept.append(delta)
-        history.trim(self._client, trimmed)
-        self._deltas[number] = kept
-        return kept
+        self._deltas[number] = self._tidy(self._deltas[number], published, horizon)
+        return self._deltas[number]
 
-    def _intents(self, epochs: Sequence[int]) -> list[Intent]:
-        """What all shards have prepared, which must be these epochs."""
+    def _tidy(self, deltas: list[Delta], published: Published | None, horizon: int) -> list[Delta]:
+        void = [delta for delta in deltas if not is_published(delta, published)]
+        history.undo(self._client, void)
+        old = [delta for delta in deltas if delta.epoch <= horizon and delta not in void]
+        history.trim(self._client, old)
+        return [delta for delta in deltas if delta not in void and delta.epoch > horizon]
+
+    def _intents(self, shards: int) -> list[Intent]:
+        """What all shards mean to write, or have written."""
         rows = {number: row.cells for number, row in self._leases.rows.items()}
-        if not rows.keys() >= set(range(len(epochs))):
+        if not rows.keys() >= set(range(shards)):
             rows = shard_rows(self._client)
-        intents = []
-        for number, epoch in enumerate(epochs):
-            data = rows.get(number, {}).get(INTENT)
-            intents.append(Intent.decode(data) if data else Intent(0, 0))
-            if intents[-1].epoch != epoch:
-                raise BackendError(f"{self.uri}: epoch {epoch} of shard {number} is not prepared, {intents[-1]} is")
-        return intents
-
-    def _load(self, published: Published, shard: int) -> Iterator[Block]:
-        yield from Moment.of(published, shard).scan(self._client, _STREAMS)
-        if not self._is_kept(shard, published.manifest.epochs[shard]):
-            raise BackendError(f"{self.uri}: shard {shard} was read for so long that its epoch is gone: read it again")
-
-    def _is_kept(self, shard: int, epoch: int) -> bool:
-        """Whether what was read as of this epoch had been there to the end."""
-        published = self._published()
-        return published is not None and shard < published.shards and published.horizons[shard] <= epoch
-
-    def _since(self, published: Published, shard: int, since: int) -> dict[str, Change]:
-        touched: dict[str, list[Keys]] = {}
-        for some in history.read(self._client, shard, since, published.manifest.epochs[shard]):
-            if _is_published(some.delta, published):
-                touched.setdefault(some.table, []).extend((some.written, some.deleted))
-        moment = Moment.of(published, shard)
-        return {table: moment.get(self._client, table, _union(ids)) for table, ids in sorted(touched.items())}
-
-    def _everything(self, published: Published, shard: int) -> dict[str, Change]:
-        by_table: dict[str, list[Change]] = {}
-        for block in Moment.of(published, shard).scan(self._client, _STREAMS):
-            by_table.setdefault(block.table, []).append(Change(block.keys, block.rows, block.keys[:0]))
-        return {table: merge(changes) for table, changes in sorted(by_table.items())}
-
-
-def _is_published(delta: Delta, published: Published | None) -> bool:
-    if published is None or delta.shard >= published.shards:
-        return False
-    first, _ = prefixes_of_shard(delta.shard, published.shards)
-    return delta.stamp <= published.stamps[delta.shard] and not published.is_void(delta.stamp, first)
+        return [_intent(rows.get(number, {})) for number in range(shards)]
 
 
 def _cells(delta: Delta, tables: Mapping[str, Change]) -> Iterator[bytes]:
@@ -299,5 +318,9 @@ def _cells(delta: Delta, tables: Mapping[str, Change]) -> Iterator[bytes]:
             yield from set_rows(table, gone, np.empty((len(gone), 0), np.uint8), delta.stamp)
 
 
-def _union(ids: Sequence[Keys]) -> Keys:
-    return np.unique(np.concatenate(ids))
+def _layout(published: Published | None) -> int:
+    return len(published.layouts) - 1 if published else 0
+
+
+def _intent(cells: Mapping[bytes, bytes]) -> Intent:
+    return Intent.decode(cells[INTENT]) if INTENT in cells else Intent(0, 0)

@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, quote, urlsplit
 
@@ -32,6 +32,7 @@ KEYS_PER_REQUEST = 1000
 CALL_TIMEOUT_S = 5.0
 BULK_TIMEOUT_S = 60.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 5.0
+LEASE_S = 10.0
 
 RETRYABLE = frozenset(
     code.value[0]
@@ -59,22 +60,32 @@ class Cell(NamedTuple):
 
 @dataclass(frozen=True)
 class Address:
-    """``bigtable://PROJECT/INSTANCE/TABLE``, and ``?app_profile=NAME`` where it is not the default one."""
+    """``bigtable://PROJECT/INSTANCE/TABLE``, ``?app_profile=NAME`` and ``lease_s=SECONDS`` where not the default."""
 
+    uri: str
     project: str
     instance: str
     table: str
     app_profile: str = ""
+    lease_s: float = LEASE_S
 
     @staticmethod
     def parse(uri: str) -> Address:
         """ValueError says what an address must be."""
         parts = urlsplit(uri)
         path, options = parts.path.strip("/").split("/"), parse_qs(parts.query)
-        profile = options.pop("app_profile", [""])
-        if parts.scheme != "bigtable" or not parts.netloc or len(path) != 2 or not all(path) or options:
-            raise ValueError(f"store {uri!r}: must be bigtable://PROJECT/INSTANCE/TABLE[?app_profile=NAME]")
-        return Address(parts.netloc, path[0], path[1], profile[-1])
+        profile, lease = options.pop("app_profile", [""])[-1], options.pop("lease_s", [str(LEASE_S)])[-1]
+        is_number = lease.replace(".", "", 1).isdecimal() and float(lease) > 0
+        known = parts.scheme == "bigtable" and parts.netloc and len(path) == 2 and all(path) and not options
+        if not known or not is_number:
+            form = "bigtable://PROJECT/INSTANCE/TABLE[?app_profile=NAME][&lease_s=SECONDS]"
+            raise ValueError(f"store {uri!r}: must be {form}")
+        return Address(uri, parts.netloc, path[0], path[1], profile, float(lease))
+
+    def beside(self, table: str) -> Address:
+        """Another table of the instance."""
+        query = f"?app_profile={self.app_profile}" if self.app_profile else ""
+        return replace(self, uri=f"bigtable://{self.project}/{self.instance}/{table}{query}", table=table)
 
     @property
     def parent(self) -> str:
@@ -105,7 +116,8 @@ class Attempts:
         left = self._until - time.monotonic()
         if code not in RETRYABLE or left <= 0:
             name = next((status.name for status in grpc.StatusCode if status.value[0] == code), str(code))
-            raise (AwayError if code in RETRYABLE else BackendError)(f"{self._what}: {name}: {detail}")
+            hint = "; `python -m monobeam.store create` makes it" if code == grpc.StatusCode.NOT_FOUND.value[0] else ""
+            raise (AwayError if code in RETRYABLE else BackendError)(f"{self._what}: {name}: {detail}{hint}")
         time.sleep(min(left, random.uniform(0, self._pause_s)))
         self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
 
@@ -134,6 +146,11 @@ class Client:
             messages.ReadRowsRequest.pb().SerializeToString,
             messages.ReadRowsResponse.pb().FromString,
         )
+        self._sample_row_keys = self._channel.unary_stream(
+            service + "SampleRowKeys",
+            messages.SampleRowKeysRequest.pb().SerializeToString,
+            messages.SampleRowKeysResponse.pb().FromString,
+        )
         self._check_and_mutate = self._channel.unary_unary(
             service + "CheckAndMutateRow",
             messages.CheckAndMutateRowRequest.pb().SerializeToString,
@@ -142,7 +159,7 @@ class Client:
 
     def attempts(self, what: str) -> Attempts:
         """For a call that is retried by its caller."""
-        return Attempts(f"{self.address.name}: {what}", self._patience_s)
+        return Attempts(f"{self.address.uri}: {what}", self._patience_s)
 
     def mutate(self, entries: Iterable[bytes]) -> None:
         """Apply the mutations of ``wire``, several requests at a time, in any order; returns when all are applied.
@@ -202,6 +219,16 @@ class Client:
         )
         answer = self._check_and_mutate(request, timeout=CALL_TIMEOUT_S, metadata=self._metadata)
         return bool(answer.predicate_matched) is matched
+
+    def stored_bytes(self) -> int:
+        """About how many bytes the table takes."""
+        request, attempts = messages.SampleRowKeysRequest.pb()(**self._common), self.attempts("sizes")
+        while True:
+            try:
+                call = self._sample_row_keys(request, timeout=CALL_TIMEOUT_S, metadata=self._metadata)
+                return max((int(sample.offset_bytes) for sample in call), default=0)
+            except grpc.RpcError as error:
+                attempts.failed(*status_of(error))
 
     def close(self) -> None:
         """End the connection."""

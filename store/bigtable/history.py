@@ -19,21 +19,23 @@ from monobeam.store.bigtable.client import Client
 from monobeam.store.bigtable.wire import STATE, Range, delete_row, delete_rows, set_cell
 from monobeam.store.changes import Change
 
-_KEY = struct.Struct(">HQQH")
+_KEY = struct.Struct(">HHQQH")
 _FILTERS = {"family_name_regex_filter": STATE, "cells_per_column_limit_filter": 1}
 
 
 class Delta(NamedTuple):
-    """A commit of a shard, as far as it touched rows."""
+    """A commit of a shard, as far as it touched rows; ``layout``: as which the store then was cut."""
 
+    layout: int
     shard: int
     epoch: int
     stamp: int
 
 
 class Touched(NamedTuple):
-    """The ids of a delta in one table, and those that it deleted."""
+    """The ids of a delta in one table, and those that it deleted; some of them, in the row ``key``."""
 
+    key: bytes
     delta: Delta
     table: str
     written: Keys
@@ -48,79 +50,89 @@ def entries(delta: Delta, tables: Mapping[str, Change]) -> Iterator[bytes]:
             yield set_cell(b"d" + _KEY.pack(*delta, piece) + table.encode(), bytes(data))
 
 
-def listed(client: Client, shards: Iterable[int]) -> list[Delta]:
-    """The deltas of shards, by shard and epoch."""
-    found: dict[Delta, None] = {}
-    for shard in shards:
-        rows = Range(b"d" + struct.pack(">H", shard), _after_shard(shard))
-        for cell in client.cells(rows, {**_FILTERS, "strip_value_transformer": True}):
-            found[_delta(cell.key)] = None
-    return list(found)
+def listed(client: Client, layout: int, shard: int) -> list[Delta]:
+    """The deltas of a shard."""
+    return _listed(client, Range(_start(layout, shard), _start(layout, shard + 1)))
 
 
-def read(client: Client, shard: int, after: int, until: int) -> Iterator[Touched]:
+def listed_before(client: Client, layout: int) -> list[Delta]:
+    """The deltas of all earlier layouts."""
+    return _listed(client, Range(b"d", _start(layout, 0)))
+
+
+def read(client: Client, layout: int, shard: int, after: int, until: int) -> Iterator[Touched]:
     """The deltas of a shard with ``after < epoch <= until``, whatever became of them."""
     if after < until:
-        start = b"d" + struct.pack(">HQ", shard, after + 1)
-        end = b"d" + struct.pack(">HQ", shard, until + 1)
-        for cell in client.cells(Range(start, end), _FILTERS):
-            change = chunk.decode(cell.key, cell.value).change
-            table = cell.key[1 + _KEY.size :].decode()
-            yield Touched(_delta(cell.key), table, change.keys, change.deletes)
+        start, end = (_start(layout, shard) + struct.pack(">Q", epoch + 1) for epoch in (after, until))
+        yield from _read(client, Range(start, end))
 
 
-def undo(client: Client, delta: Delta) -> None:
-    """Delete the cells of a commit that was never published, and then its ids."""
-    touched = [some for some in read(client, delta.shard, delta.epoch - 1, delta.epoch) if some.delta == delta]
+def read_all(client: Client) -> Iterator[Touched]:
+    """The deltas of all shards."""
+    return _read(client, Range(b"d", b"e"))
+
+
+def undo(client: Client, deltas: Iterable[Delta]) -> None:
+    """Delete the cells of commits that were never published, and then their ids."""
+    touched = _touched(client, deltas)
     client.mutate(
         entry
         for some in touched
         for ids in (some.written, some.deleted)
-        for entry in delete_rows(some.table, ids, delta.stamp, delta.stamp + 1)
+        for entry in delete_rows(some.table, ids, some.delta.stamp, some.delta.stamp + 1)
     )
-    _forget(client, {delta})
+    client.mutate(delete_row(some.key) for some in touched)
 
 
-def trim(client: Client, deltas: list[Delta]) -> None:
-    """Delete what is superseded within consecutive published deltas of a shard, from the oldest on; then their ids."""
-    if not deltas:
-        return
-    wanted = set(deltas)
+def trim(client: Client, deltas: Iterable[Delta]) -> None:
+    """Delete what published commits supersede among themselves, from the oldest on; then their ids."""
+    touched = _touched(client, deltas)
     by_table: defaultdict[str, list[Touched]] = defaultdict(list)
-    for some in read(client, deltas[0].shard, deltas[0].epoch - 1, deltas[-1].epoch):
-        if some.delta in wanted:
-            by_table[some.table].append(some)
-    client.mutate(entry for table, touched in by_table.items() for entry in _superseded(table, touched))
-    _forget(client, wanted)
+    for some in touched:
+        by_table[some.table].append(some)
+    client.mutate(entry for table, parts in by_table.items() for entry in _superseded(table, parts))
+    client.mutate(delete_row(some.key) for some in touched)
+
+
+def _touched(client: Client, deltas: Iterable[Delta]) -> list[Touched]:
+    by_shard: defaultdict[tuple[int, int], set[Delta]] = defaultdict(set)
+    for delta in deltas:
+        by_shard[delta.layout, delta.shard].add(delta)
+    found = []
+    for shard, wanted in by_shard.items():
+        epochs = [delta.epoch for delta in wanted]
+        found += [some for some in read(client, *shard, min(epochs) - 1, max(epochs)) if some.delta in wanted]
+    return found
+
+
+def _start(layout: int, shard: int) -> bytes:
+    return b"d" + struct.pack(">I", (layout << 16) + shard)
+
+
+def _listed(client: Client, rows: Range) -> list[Delta]:
+    cells = client.cells(rows, {**_FILTERS, "strip_value_transformer": True})
+    return list(dict.fromkeys(_delta(cell.key) for cell in cells))
+
+
+def _read(client: Client, rows: Range) -> Iterator[Touched]:
+    for cell in client.cells(rows, _FILTERS):
+        change = chunk.decode(cell.key, cell.value).change
+        yield Touched(cell.key, _delta(cell.key), cell.key[1 + _KEY.size :].decode(), change.keys, change.deletes)
 
 
 def _superseded(table: str, touched: list[Touched]) -> Iterator[bytes]:
-    ids = np.concatenate([part for some in touched for part in (some.written, some.deleted)])
-    stamps = np.concatenate(
-        [np.full(len(part), 2 * some.delta.stamp + gone)
-         for some in touched for gone, part in enumerate((some.written, some.deleted))]
-    )  # fmt: skip
-    newest_first = np.lexsort((-stamps, ids))
+    """Of every id, what is older than the newest of these commits; and that one, if it deleted the id."""
+    parts = [(some.delta.stamp, gone, ids) for some in touched for gone, ids in enumerate((some.written, some.deleted))]
+    ids = np.concatenate([part for _, _, part in parts])
+    ends = np.concatenate([np.full(len(part), 2 * stamp + gone, np.int64) for stamp, gone, part in parts])
+    newest_first = np.lexsort((-ends, ids))
     ids, places = np.unique(ids[newest_first], return_index=True)
-    newest = stamps[newest_first][places]
-    for code in np.unique(newest).tolist():
-        stamp, gone = divmod(code, 2)
-        yield from delete_rows(table, ids[newest == code], 0, stamp + gone)
-
-
-def _forget(client: Client, deltas: set[Delta]) -> None:
-    keys = []
-    for delta in deltas:
-        start = b"d" + _KEY.pack(*delta, 0)
-        rows = Range(start, b"d" + _KEY.pack(delta.shard, delta.epoch, delta.stamp + 1, 0))
-        keys += [cell.key for cell in client.cells(rows, {**_FILTERS, "strip_value_transformer": True})]
-    client.mutate(map(delete_row, keys))
+    newest = ends[newest_first][places]
+    for end in np.unique(newest).tolist():
+        stamp, gone = divmod(end, 2)
+        yield from delete_rows(table, ids[newest == end], 0, stamp + gone)
 
 
 def _delta(key: bytes) -> Delta:
-    shard, epoch, stamp, _ = _KEY.unpack_from(key, 1)
-    return Delta(shard, epoch, stamp)
-
-
-def _after_shard(shard: int) -> bytes:
-    return b"d" + struct.pack(">H", shard + 1) if shard < 2**16 - 1 else b"e"
+    *delta, _ = _KEY.unpack_from(key, 1)
+    return Delta(*delta)

@@ -46,6 +46,7 @@ class StateRow:
         self._doubtful: bytes | None = None
         self._seen: tuple[bytes, float] | None = None
         self._owned = False
+        self._why = f"{self._where} is not owned"
 
     @property
     def version(self) -> bytes:
@@ -101,13 +102,13 @@ class StateRow:
     def check(self) -> None:
         """OwnedError unless the lease is in force; one that was not renewed in time is, if nobody took it."""
         if not self._owned:
-            raise LeasedError(f"{self._where}: the lease is lost; who has it now is told to whoever wants to own it")
+            raise LeasedError(self._why)
         if now_s() >= self.valid_until:
             self.change({})
 
     @property
     def _where(self) -> str:
-        return f"{self._client.address.name}: shard {self.shard}"
+        return f"{self._client.address.uri}: shard {self.shard}"
 
     def _lease(self) -> dict[str, Any]:
         return {
@@ -132,7 +133,7 @@ class StateRow:
     def _push(self, cells: Mapping[bytes, bytes], delete: bytes | None = None) -> None:
         """Compare and set until it is known to have happened."""
         if not self._owned:
-            raise LeasedError(f"{self._where}: not owned")
+            raise LeasedError(self._why)
         before, after = self.version, os.urandom(16)
         mutations = [cell_mutation(value, STATE, column) for column, value in {**cells, VERSION: after}.items()]
         if delete is not None:
@@ -170,7 +171,8 @@ class StateRow:
     def _lost(self) -> None:
         self._owned, self.valid_until, self._doubtful = False, 0.0, None
         by = json.loads(self.cells[LEASE]) if LEASE in self.cells else None
-        raise LeasedError(self._owned_by(by) if by else f"{self._where}: the lease is lost, and nobody has it now")
+        self._why = self._owned_by(by) if by else f"{self._where} was taken over and given back meanwhile"
+        raise LeasedError(self._why)
 
 
 def _is_version(version: bytes) -> tuple[dict[str, Any], bool]:
@@ -215,6 +217,11 @@ class Leases:
             self._ended.clear()
             self._thread = threading.Thread(target=self._renew, name="leases", daemon=True)
             self._thread.start()
+
+    def give_back(self, shards: Sequence[int]) -> None:
+        """Give back those of them that are owned."""
+        rows = [self.rows.pop(shard) for shard in list(self.rows) if shard in shards]
+        _each(rows, StateRow.release)
 
     def close(self) -> None:
         """Give all of them back."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from monobeam.store.bigtable.wire import prefixes_of_shard
 from monobeam.store.manifest import Manifest
 
+PUBLISHED, INTENT = b"published", b"intent"  # columns
 REMEMBER_VOID_MS = 7 * 86_400_000
 
 
@@ -35,7 +38,9 @@ class Published:
     """The manifest and where everything that it means is found; one cell of the row of shard 0.
 
     ``stamps``: of the newest cells of every shard, its epoch or later where the clock went back; ``horizons``: readers
-    of earlier epochs find no history any more; ``superseded``: rows of example keys that are to be ignored.
+    of earlier epochs find no history any more; ``seen_rows``: rows of example keys, besides those that are
+    ``superseded``: these are still there for who reads an earlier manifest; ``layouts``: all numbers of shards that the
+    store ever had, the last one its own.
     """
 
     manifest: Manifest
@@ -45,6 +50,8 @@ class Published:
     dense: Parts | None = None
     values: Parts | None = None
     superseded: tuple[str, ...] = ()
+    layouts: tuple[int, ...] = ()
+    seen_rows: int = 0
 
     def encode(self) -> bytes:
         """As JSON text."""
@@ -63,6 +70,8 @@ class Published:
             dense=stored["dense"] and Parts(*stored["dense"]),
             values=stored["values"] and Parts(*stored["values"]),
             superseded=tuple(stored["superseded"]),
+            layouts=tuple(stored["layouts"]),
+            seen_rows=stored["seen_rows"],
         )
 
     @property
@@ -74,18 +83,48 @@ class Published:
         """Whether a cell of this stamp, in a row of this prefix, is of a commit that was never published."""
         return any(void.stamp == stamp and void.first <= prefix < void.end for void in self.void)
 
+    def is_published(self, stamp: int, prefix: int) -> bool:
+        """Whether it is of one that was."""
+        return stamp <= self.stamps[prefix * self.shards >> 16] and not self.is_void(stamp, prefix)
 
-def remembered(voids: tuple[Void, ...], now: int) -> tuple[Void, ...]:
+    def without_history(self) -> Published:
+        """The same, for readers as of now alone."""
+        return replace(self, horizons=self.manifest.epochs)
+
+    def resharded(self, intents: Sequence[Intent], shards: int) -> Published:
+        """The same, in so many shards; ``intents``: of the shards there are."""
+        epoch = max(self.manifest.epochs) + 1
+        stamp = max(epoch, *(1 + max(intent.stamp, *self.stamps) for intent in intents))
+        late = (intent.next(epoch, was, 0).void for intent, was in zip(intents, self.stamps, strict=True))
+        fingerprint = {**self.manifest.fingerprint, "shards": shards}
+        return replace(
+            self,
+            manifest=replace(self.manifest, fingerprint=fingerprint, epochs=(epoch,) * shards),
+            stamps=(stamp,) * shards,
+            horizons=(epoch,) * shards,
+            layouts=(*self.layouts, shards),
+            void=remembered((*self.void, *voids(late)), stamp),
+        )
+
+
+def voids(stamps: Iterable[Sequence[int]]) -> Iterator[Void]:
+    """The void stamps of every shard, with its prefixes."""
+    by_shard = list(stamps)
+    for shard, of_shard in enumerate(by_shard):
+        for stamp in of_shard:
+            yield Void(stamp, *prefixes_of_shard(shard, len(by_shard)))
+
+
+def remembered(void: Iterable[Void], now: int) -> tuple[Void, ...]:
     """Without those that are so old that nobody can be about to write them."""
-    return tuple(sorted({void for void in voids if void.stamp > now - REMEMBER_VOID_MS}))
+    return tuple(sorted({one for one in void if one.stamp > now - REMEMBER_VOID_MS}))
 
 
 @dataclass(frozen=True)
 class Intent:
     """Recorded in a shard's row before any cell is written: with this stamp, and this epoch if it is ever published.
 
-    ``void``: earlier stamps of the shard that never were, as far as no manifest says so; ``horizon``: of the shard,
-    once the epoch is published.
+    ``void``: the stamps of the shard since the last that was published; ``horizon``: of the shard, once this one is.
     """
 
     stamp: int
@@ -103,9 +142,7 @@ class Intent:
         stored = json.loads(data)
         return Intent(**{**stored, "void": tuple(stored["void"])})
 
-    def next(self, epoch: int, published_stamp: int, known_void: frozenset[int], horizon: int) -> Intent:
-        """The intent after this one; its stamp is one that was never written."""
-        void = tuple(stamp for stamp in self.void if stamp not in known_void)
-        if self.stamp > published_stamp:
-            void = (*void, self.stamp)
-        return replace(self, stamp=max(epoch, self.stamp + 1), epoch=epoch, void=void, horizon=horizon)
+    def next(self, epoch: int, published: int, horizon: int) -> Intent:
+        """The intent after this one; its stamp is one that was never written. ``published``: the stamp that is."""
+        void = tuple(stamp for stamp in (*self.void, self.stamp) if stamp > published)
+        return Intent(max(epoch, self.stamp + 1, published + 1), epoch, void, horizon)

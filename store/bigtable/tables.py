@@ -35,7 +35,9 @@ def create(uri: str) -> bool:
     request = messages.CreateTableRequest.pb()(
         parent=address.parent, table_id=address.table, table=schema.Table.pb()(column_families=families)
     )
-    return _call(address, "CreateTable", request, schema.Table.pb().FromString, grpc.StatusCode.ALREADY_EXISTS)
+    metadata = f"parent={address.parent}"
+    made = _call(address, "CreateTable", request, schema.Table.pb(), metadata, grpc.StatusCode.ALREADY_EXISTS)
+    return made is not None
 
 
 def drop(uri: str) -> bool:
@@ -44,20 +46,40 @@ def drop(uri: str) -> bool:
 
     address = Address.parse(uri)
     request = messages.DeleteTableRequest.pb()(name=address.name)
-    return _call(address, "DeleteTable", request, empty_pb2.Empty.FromString, grpc.StatusCode.NOT_FOUND)
+    metadata = f"name={address.name}"
+    return _call(address, "DeleteTable", request, empty_pb2.Empty, metadata, grpc.StatusCode.NOT_FOUND) is not None
 
 
-def _call(address: Address, method: str, request: Any, answer: Any, harmless: grpc.StatusCode) -> bool:
-    """Call the table admin API; False where the answer is the harmless one."""
+def tables(uri: str) -> list[str]:
+    """The ids of all tables in a table's instance."""
+    from google.cloud.bigtable_admin_v2.types import bigtable_table_admin as messages
+
+    address = Address.parse(uri)
+    names: list[str] = []
+    page = ""
+    while True:
+        request = messages.ListTablesRequest.pb()(parent=address.parent, page_token=page)
+        answer = _call(address, "ListTables", request, messages.ListTablesResponse.pb(), f"parent={address.parent}")
+        names += [table.name.rsplit("/", 1)[-1] for table in answer.tables]
+        page = answer.next_page_token
+        if not page:
+            return names
+
+
+def _call(
+    address: Address, method: str, request: Any, answer: Any, metadata: str, harmless: grpc.StatusCode | None = None
+) -> Any:
+    """What the table admin API answers; None where it ends with the harmless code."""
     with channel(SERVICE, SCOPES) as service:
         call = service.unary_unary(
-            f"/google.bigtable.admin.v2.BigtableTableAdmin/{method}", type(request).SerializeToString, answer
+            f"/google.bigtable.admin.v2.BigtableTableAdmin/{method}",
+            type(request).SerializeToString,
+            answer.FromString,
         )
         try:
-            call(request, timeout=TIMEOUT_S, metadata=[("x-goog-request-params", f"parent={address.parent}")])
+            return call(request, timeout=TIMEOUT_S, metadata=[("x-goog-request-params", metadata)])
         except grpc.RpcError as error:
             code, detail = status_of(error)
-            if code == harmless.value[0]:
-                return False
-            raise BackendError(f"{address.name}: {method}: {detail}") from error
-    return True
+            if harmless is not None and code == harmless.value[0]:
+                return None
+            raise BackendError(f"{address.uri}: {method}: {detail}") from error

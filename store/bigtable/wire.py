@@ -65,6 +65,11 @@ def parameter_keys(table: str, ids: Keys) -> Rows:
     return keys
 
 
+def prefix_of_key(key: bytes) -> int:
+    """The prefix in the key of a parameter's row."""
+    return int.from_bytes(key[1:3])
+
+
 def state_key(shard: int) -> bytes:
     """The row of a shard's lease and intent; that of shard 0 has the manifest."""
     return b"s" + struct.pack(">H", shard)
@@ -97,6 +102,13 @@ def delete_rows(table: str, ids: Keys, first: int, end: int) -> list[bytes]:
     column = Mutation.DeleteFromColumn(family_name=ROWS, column_qualifier=COLUMN, time_range=stamps)
     template = _entry(_KEY_MARK * keys.shape[1], Mutation(delete_from_column=column))
     return _filled(template, {_KEY_MARK: keys})
+
+
+def delete_cell(key: bytes, stamp: int) -> bytes:
+    """A mutation that deletes one version of a parameter."""
+    stamps = data.TimestampRange.pb()(start_timestamp_micros=1000 * stamp, end_timestamp_micros=1000 * (stamp + 1))
+    column = Mutation.DeleteFromColumn(family_name=ROWS, column_qualifier=COLUMN, time_range=stamps)
+    return _entry(key, Mutation(delete_from_column=column))
 
 
 def delete_row(key: bytes) -> bytes:

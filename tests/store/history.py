@@ -20,7 +20,7 @@ from monobeam.store.manifest import Manifest
 
 ROW_BYTES = {"items": 24, "users": 40}
 SHARDS = 2
-IDS = 500
+IDS = 150
 FINGERPRINT: dict[str, Any] = {"model": "m", "shards": SHARDS, "tables": {name: {"dim": 2} for name in ROW_BYTES}}
 Rows = dict[str, dict[int, bytes]]
 

@@ -33,8 +33,11 @@ NARROW = TableSpec("narrow", 1, "sgd", 0.1, seed=2)
 SPEC = StoreSpec("m", (WIDE, NARROW), example_retention_us=1_000_000_000)
 
 
-@pytest.fixture(params=["memory", "lmdb"])
+@pytest.fixture(params=["memory", "lmdb", "bigtable"])
 def opener(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Backend]:
+    if request.param == "bigtable":
+        opened: Callable[[], Backend] = request.getfixturevalue("bigtable_place")()
+        return opened
     name = f"store-{next(_numbers)}"
     if request.param == "memory":
         return lambda: MemoryBackend(name, keep_epochs=4, fold_bytes=1 << 12)
