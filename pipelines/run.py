@@ -20,6 +20,7 @@ from apache_beam.runners.runner import PipelineState
 
 from monobeam.pipelines import summary
 from monobeam.store.room import TableFullError
+from monobeam.transforms import resources, train
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -64,6 +65,7 @@ def run(
             _LOGGER.error("the job ended in state %s", state)
             sys.exit(1)
         counters = _counters(result)
+        _give_back()
     except BaseException as error:  # Raised in the midst of Beam, _Stopped may arrive as something else.
         if not stopped:
             if (full := _full(error)) is not None:
@@ -81,6 +83,12 @@ def run(
             signal.signal(number, handler)
     summary.show(command, time.monotonic() - started, counters, advice)
     return counters
+
+
+def _give_back() -> None:
+    """Close what a job that ended had open in this process: a lease that is kept is waited for by the next owner."""
+    train.close_all()
+    resources.close_all()
 
 
 def _full(error: BaseException) -> str | None:

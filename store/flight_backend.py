@@ -72,7 +72,13 @@ def first(addresses: Sequence[str]) -> Connection:
     failures = []
     for address in addresses:
         try:
-            return Connection(address)
+            connection = Connection(address)
+            try:
+                connection.call("generation", {})  # a server that waits for its shards answers nothing
+            except BaseException:
+                connection.close()
+                raise
+            return connection
         except AwayError as error:
             failures.append(str(error))
     raise AwayError("; ".join(failures))

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
 
 from monobeam.store.backend import BackendError, Changed
 from monobeam.store.bags import Bags, Floats, Keys, Mask
@@ -98,6 +101,7 @@ class _Head:
         opened = self._connection.call("open", header)
         self._connection.pulse["session"] = opened.header["session"]
         self.manifest = manifest_in(opened)
+        self.publishes = bool(opened.header["publishes"])
         self.dense = opened.arrays[0].tobytes() if opened.arrays else None
         return opened.header
 
@@ -124,7 +128,8 @@ class _Head:
         dense_values: bytes | None,
         now_us: int,
         meta: Mapping[str, Any],
-    ) -> None:
+        arrivals: npt.NDArray[np.int64],
+    ) -> Sequence[int]:
         header = {
             "positions": {str(partition): int(offset) for partition, offset in positions.items()},
             "dense": dense is not None,
@@ -133,8 +138,11 @@ class _Head:
             "meta": dict(meta),
         }
         arrays = [as_array(data) for data in (dense, dense_values) if data is not None]
-        self.manifest = manifest_in(self._connection.call("commit", header, *arrays))
+        committed = self._connection.call("commit", header, *arrays, arrivals)
+        self.manifest = manifest_in(committed)
         self.dense = self.dense if dense is None else dense
+        before: Sequence[int] = committed.header["before"]
+        return before
 
     @property
     def memory_bytes(self) -> int:
@@ -188,8 +196,8 @@ class _Host:
     def expire(self, now_s: int, budget: int) -> Asked[int]:
         return self._ask(lambda message: int(message.header["count"]), "expire", now_s=now_s, budget=budget)
 
-    def events(self) -> Asked[dict[int, dict[str, TableChange]]]:
-        return self._ask(events_of, "events", dtype=self._dtype)
+    def events(self, epochs: Sequence[int]) -> Asked[dict[int, dict[str, TableChange]]]:
+        return self._ask(events_of, "events", dtype=self._dtype, epochs=list(epochs))
 
     def figures(self) -> Asked[Figures]:
         return self._ask(lambda m: Figures(m.header["rows"], m.header["memory_bytes"]), "figures")

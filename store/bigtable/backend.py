@@ -40,7 +40,6 @@ from monobeam.store.changes import Change
 from monobeam.store.manifest import Manifest
 
 KEEP_EPOCHS = 256
-LEASE_S = 10.0
 _TRIM_EPOCHS = 8
 _STEP = 4096
 _T = TypeVar("_T")
@@ -50,7 +49,7 @@ class BigtableBackend:
     """A store in a table that ``create`` has made: ``bigtable://PROJECT/INSTANCE/TABLE``.
 
     ``keep_epochs``: how many commits of a shard replicas may miss and need not read everything; ``lease_s``: after how
-    long without renewal others may take a shard; ``wait_s``: how long ``own`` waits for an owner that is alive;
+    long without renewal others may take a shard (None: as the address says); ``wait_s``: how long ``own`` waits for an owner that is alive;
     ``patience_s``: how long what fails is tried again.
     """
 
@@ -59,15 +58,16 @@ class BigtableBackend:
         uri: str,
         *,
         keep_epochs: int = KEEP_EPOCHS,
-        lease_s: float = LEASE_S,
+        lease_s: float | None = None,
         wait_s: float = 0.0,
         patience_s: float = 60.0,
     ) -> None:
         self.uri = uri
         self._keep_epochs = keep_epochs
         self._wait_s = wait_s
-        self._client = Client(Address.parse(uri), patience_s=patience_s)
-        self._leases = Leases(self._client, lease_s)
+        address = Address.parse(uri)
+        self._client = Client(address, patience_s=patience_s)
+        self._leases = Leases(self._client, lease_s or address.lease_s)
         self._extras = Extras(self._client)
         self._deltas: dict[int, list[Delta]] = {}
         self._address = ""

@@ -168,6 +168,16 @@ def test_dense_weights_that_waited_are_published_without_new_examples() -> None:
     assert event.dense is not None
 
 
+def test_a_clock_that_is_put_back_does_not_keep_dense_weights_from_serving() -> None:
+    settings = replace(SETTINGS, store=replace(SETTINGS.store, dense_sync_every_us=1_000_000))
+    trainer = opened(config=settings)
+    trainer.train(BLOCKS[0], 0, 0)
+    trainer.commit(START_US + 3_600_000_000)
+    trainer.train(BLOCKS[1], 0, 1)
+    (event,), _ = trainer.commit(START_US)
+    assert event.dense is not None
+
+
 def test_blocks_of_nothing_new_move_the_position_on() -> None:
     backend = MemoryBackend()
     trainer = opened(backend)

@@ -111,6 +111,20 @@ def test_a_missing_event_is_read_from_the_store(world: World, following: Followi
     assert following.counts()["gaps"] == 2
 
 
+def test_a_clock_that_is_put_back_does_not_stop_the_looks_at_the_store(world: World, following: Following) -> None:
+    """Or, for as long as the clock had been put back, no lost event would be noticed."""
+    world.step(1)
+    following.clock.now_us = 3600 * SECOND
+    following.step()
+    world.commit(2)
+    following.clock.now_us = SECOND
+    for _ in range(2):
+        following.step()
+        following.clock.now_us += 2 * SECOND
+    assert following.counts()["gaps"] == 2
+    assert_equals_store(following.replica, world.backend())
+
+
 def test_a_lost_last_event_is_found_by_looking_at_the_store(world: World, following: Following) -> None:
     world.step(1)
     following.step()

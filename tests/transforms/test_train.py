@@ -97,12 +97,12 @@ def tail(given: train.TrainSettings) -> list[Any]:
 
 
 def updates(given: train.TrainSettings) -> int:
-    return update_count_sum(train._trainer(given).store)
+    return update_count_sum(train._trainer(given, 0).store)
 
 
 def dense_is_published(given: train.TrainSettings) -> bool:
     """Whether serving can get the weights as they are now."""
-    trainer = train._trainer(given)
+    trainer = train._trainer(given, 0)
     backend = open_backend(given.store)
     try:
         published = backend.dense_values()
@@ -129,19 +129,19 @@ def fail_once(trainer: Trainer, call: int) -> None:
 def test_a_bundle_that_is_tried_again_after_an_exception_trains_every_example_once(folder: Path, call: int) -> None:
     given = settings(folder)
     append(folder, 0, 0, 1, 2)
-    fail_once(train._trainer(given), call)
+    fail_once(train._trainer(given, 0), call)
     with pytest.raises(MemoryError, match="once"):
         read(given)
     read(given)
     ids = 3 * len(FeatureEncoder(CONFIG).encode(streams.block([1] * 4, {"user": list("abcd")})).bags.keys)
     assert updates(given) == ids
-    assert train._trainer(given).positions == {0: 3}
+    assert train._trainer(given, 0).positions == {0: 3}
 
 
 def test_a_commit_that_fails_is_made_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given = settings(folder)
     append(folder, 0, 0, 1)
-    monkeypatch.setattr(train._trainer(given).store._head._backend, "commit", lambda commit: 1 / 0)
+    monkeypatch.setattr(train._trainer(given, 0).store._head._backend, "commit", lambda commit: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         read(given)
     read(given)
@@ -152,12 +152,12 @@ def test_who_waited_for_a_trainer_that_failed_goes_on_with_the_next(folder: Path
     given = settings(folder)
     append(folder, 0, 0)
     append(folder, 1, 0)
-    failed = train._trainer(given)
-    with pytest.raises(MemoryError), train._held(given):
+    failed = train._trainer(given, 0)
+    with pytest.raises(MemoryError), train._held(given, 0):
         waiting = ThreadPoolExecutor(1).submit(read, given, 1)
         raise MemoryError
     waiting.result()
-    assert train._trainer(given) is not failed
+    assert train._trainer(given, 0) is not failed
     read(given, 0)
     assert updates(given) == 8
 
@@ -176,7 +176,7 @@ def test_nothing_is_emitted_while_the_store_is_held(folder: Path) -> None:
     reader = train._ReadExamples(given)
     outputs = reader.process(0, Tracker(reader.initial_restriction(0)))
     next(outputs)
-    assert ThreadPoolExecutor(1).submit(is_free, train._trainer(given).store.lock).result()
+    assert ThreadPoolExecutor(1).submit(is_free, train._trainer(given, 0).store.lock).result()
 
 
 def test_a_bounded_run_publishes_the_dense_weights_that_it_ends_with(folder: Path, clock: Clock) -> None:
