@@ -18,7 +18,7 @@ from monobeam.transforms import train
 from monobeam.transforms.tracker import RangesTracker
 from tests.models import streams
 
-BLOCKS, ROWS = 300, 16
+BLOCKS, ROWS = 200, 16
 
 
 def configuration(shards: int) -> Config:

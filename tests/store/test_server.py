@@ -17,22 +17,23 @@ from monobeam.store.backend import AwayError, BackendError, open_backend
 from monobeam.store.flight_store import FlightStore
 from monobeam.store.lmdb import LmdbBackend
 from monobeam.store.memory import MemoryBackend
-from monobeam.store.server import listening, main, shard_numbers
+from monobeam.store.numbers import numbers
+from monobeam.store.server import listening, main
 from monobeam.store.store import Store
 from tests.store.servers import Process, patiently, served
 from tests.store.test_store import SPEC, commit, step
 
 
 def test_shards_as_people_write_them() -> None:
-    assert shard_numbers("0-3") == [0, 1, 2, 3]
-    assert shard_numbers("5") == [5]
-    assert shard_numbers("6, 0-1,1") == [0, 1, 6]
+    assert numbers("0-3") == [0, 1, 2, 3]
+    assert numbers("5") == [5]
+    assert numbers("6, 0-1,1") == [0, 1, 6]
 
 
 @pytest.mark.parametrize("text", ["", "3-1", "a", "0-", "-1", "1,,2"])
 def test_what_are_no_shards(text: str) -> None:
     with pytest.raises(ValueError, match=r"like 0-3 or 0-1,6") as refused:
-        shard_numbers(text)
+        numbers(text)
     assert text in str(refused.value)
 
 
