@@ -82,7 +82,7 @@ class BigtableBackend:
             self.recover(known)
 
     def owners(self) -> Mapping[int, str]:
-        """See SharedBackend; by this machine's clock."""
+        """See SharedBackend; whoever is there and does not answer may be dead, as a lease has no clock of its own."""
         leases = {shard: lease_of(cells) for shard, cells in shard_rows(self._client).items()}
         return {shard: lease["address"] for shard, lease in leases.items() if lease}
 
