@@ -47,10 +47,8 @@ def show(report: Report, store: str) -> None:
     say(f"{report.blocks} blocks, {report.examples} examples, {report.repeated} more of them were repetitions")
     starts = ", ".join(f"{name} {count}" for name, count in sorted(report.starts.items()))
     say(f"processes started: {starts}")
-    say(
-        f"{report.requests} requests, {report.request_errors} without an answer; {report.passed_over} times a server did"
-    )
-    say(f"not answer and the next was asked; longest time without an answer {report.longest_gap_s * 1e3:.0f} ms")
+    say(f"{report.requests} requests, {report.request_errors} without an answer; {report.passed_over} times a server")
+    say(f"did not answer and the next was asked; longest time without an answer {report.longest_gap_s * 1e3:.0f} ms")
     for violation in report.violations:
         say(f"VIOLATION {violation}; again: python -m benchmarks.faults --store={store} --replay={violation.seed}")
     result = {
