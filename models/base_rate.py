@@ -32,10 +32,11 @@ class BaseRate:
         if self._positives + self._negatives > MEMORY:
             self._positives, self._negatives = self._positives / 2, self._negatives / 2
 
-    @property
-    def logit(self) -> float:
-        """The log odds of a positive; always finite."""
-        return math.log(max(self._positives, 0.5) / max(self._negatives, 0.5))
+    def logit(self, others: Sequence[BaseRate] = ()) -> float:
+        """The log odds of a positive among the examples of all counts together; always finite."""
+        positives = self._positives + sum(other._positives for other in others)
+        negatives = self._negatives + sum(other._negatives for other in others)
+        return math.log(max(positives, 0.5) / max(negatives, 0.5))
 
     def save(self) -> list[float]:
         """The counts, for ``BaseRate``."""

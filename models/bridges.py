@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from monobeam.join.settings import JoinSettings
-from monobeam.models import tails
+from monobeam.models import dense_table, tails
 from monobeam.store.spec import StoreSpec
 
 if TYPE_CHECKING:
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 
 def store_spec(config: Config) -> StoreSpec:
-    """The tables of the model's ids (``models.tails.tables``), in a store as the configuration says."""
+    """The tables of the model's ids, and of its dense weights if trainers share them, in a store as configured."""
     return StoreSpec(
         model=config.model.name,
-        tables=tails.tables(config),
+        tables=(*tails.tables(config), *dense_table.tables(config)),
         shards=config.store.shards,
         sync_dtype=config.store.sync_dtype,
         example_retention_us=config.training.example_retention_us,

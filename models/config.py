@@ -152,12 +152,17 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How parameters learn; ``corrections`` says whether late positives are trained on ("train") or not ("skip")."""
+    """How parameters learn.
+
+    ``corrections`` says whether late positives are trained on ("train") or not ("skip"). ``parallel``: several trainers
+    learn at once, each from partitions of its own, and dense weights are rows of the store.
+    """
 
     sparse: SparseConfig
     dense: OptimizerConfig
     corrections: str = "train"
     example_retention_us: int = 7 * DAY_US
+    parallel: bool = False
 
 
 @dataclass(frozen=True)
@@ -345,6 +350,7 @@ def _training(section: Section) -> TrainingConfig:
         dense=_closed(optimizers.dense, section.table("dense")),
         corrections=section.choice("corrections", CORRECTIONS, TrainingConfig.corrections),
         example_retention_us=section.duration("example_retention", "7d", low="1s"),
+        parallel=section.boolean("parallel", TrainingConfig.parallel),
     )
 
 

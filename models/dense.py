@@ -52,6 +52,12 @@ class DenseWeights:
         self._keeps = _STATE[config.optimizer]
         self._clip_value, self._clip_norm = config.hyper["clip_value"], config.hyper["clip_norm"]
 
+    def refresh(self, now_s: int) -> None:
+        """Nothing: these weights are nobody else's."""
+
+    def look(self) -> None:
+        """Nothing, as for ``refresh``."""
+
     def clear(self) -> None:
         """Drop the gradients."""
         self._optimizer.zero_grad()

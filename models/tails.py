@@ -145,7 +145,7 @@ def counts_ids(config: Config, table: str, keys: Keys) -> Mask:
     admission rule without a tail: ids that it keeps out train nothing.
     """
     if table != TABLE:
-        return np.full(len(keys), table != SIGHTINGS)
+        return np.full(len(keys), table in {kind.every for kind in KINDS.values()})
     of_every = np.array([slot.slot for slot in config.slots if KINDS[slot.tail].every], np.uint64)
     once: Mask = ~np.isin(keys >> np.uint64(SLOT_SHIFT), of_every)
     once &= (keys < SHARED) | (keys >> _PARTITION_SHIFT & _PARTITIONS == 0)

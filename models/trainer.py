@@ -9,11 +9,16 @@ What is learnt does not depend on when commits happen or on how often the traine
 examples themselves, and dense weights, optimizer state, example keys, sightings, positions and the number of examples
 trained, which learning rates depend on, are all in the commit. Ids that have been idle for too long are forgotten when
 they come again, whether or not the sweep of a commit has come to them.
+
+With ``training.parallel`` several trainers share one store, each with partitions of its own (``models.shared_dense``).
+What they learn then depends on how their steps fall between each other; that each example is trained once does not.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,15 +30,16 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from monobeam.join.examples import CORRECTION, NEGATIVE
 from monobeam.models.admission import Admission
 from monobeam.models.arithmetic import fix_threads_and_order, training_arithmetic
-from monobeam.models.base_rate import BaseRate
 from monobeam.models.config import Config
-from monobeam.models.deepfm import build, set_bias
+from monobeam.models.deepfm import Model, build, set_bias
 from monobeam.models.dense import DenseWeights
 from monobeam.models.features import FeatureEncoder
-from monobeam.models.reach import Reach
+from monobeam.models.progress import Progress
 from monobeam.models.rows import Lookups, Pulls
+from monobeam.models.shared_dense import SharedDense
 from monobeam.models.window import BlockReport, Metrics, Window
 from monobeam.store import dense
+from monobeam.store.ledger import PARTITIONS
 from monobeam.store.parameters import ParameterStore
 from monobeam.store.sync import SyncEvent
 
@@ -44,28 +50,28 @@ class Trainer:
     """Trains one model on blocks of examples, in log order; not for several threads at once.
 
     A store that holds a commit is continued from it, bit for bit. After an exception the store's memory may hold half a
-    block: drop both and open them again.
+    block: drop both and open them again. ``partition``: the one that it trains on, where trainers work in parallel.
     """
 
-    def __init__(self, config: Config, store: ParameterStore) -> None:
+    def __init__(self, config: Config, store: ParameterStore, partition: int | None = None) -> None:
+        if config.training.parallel != (partition is not None):
+            raise ValueError(f"partition {partition}: to be given where training.parallel, and only there")
         fix_threads_and_order()
         self.config = config
         self.store = store
         self.model = build(config)
         self._encoder = FeatureEncoder(config)
         self._admission = Admission(config, store)
-        self._dense = DenseWeights(self.model, config.training.dense)
-        if (state := store.dense()) is not None:
-            self._dense.restore(dense.decode(state))
+        self._dense = _dense_weights(config, self.model, store)
         self._label = f"_label.{config.model.label}"
-        self._positions = dict(store.positions())
+        self._partition = partition
+        self._positions = {p: at for p, at in store.positions().items() if partition in (None, p)}
         meta = store.meta()
-        self._clock_s = int(meta.get("clock_s", 0))
-        self._trained = int(meta.get("trained", 0))
-        self._rate = float(meta.get("rate", config.join.negative_rate))
-        self._reach = Reach(meta.get("reach", {}))
-        self._base_rate = BaseRate(meta.get("base_rate", (1.0, 1.0)))
-        store.expire(self._clock_s)  # the sweep of the commits begins anew: what it had not come to would stay for ever
+        self._progress = Progress(meta if partition is None else _of(meta, partition), config.join.negative_rate)
+        self._others = self._elsewhere()
+        self._set_bias()
+        # The sweep of the commits begins anew: what it had not come to would stay for ever.
+        store.expire(self._progress.clock_s)
         self._advanced = False
         self._dense_changed = bool(meta.get("dense_waits", False))
         self._dense_synced_us: int | None = None
@@ -80,8 +86,10 @@ class Trainer:
         """Score and learn one block, the record at ``offset`` of the examples log; a repeated offset is skipped."""
         if offset < self._positions.get(partition, 0):
             return self._window.add(BlockReport(skipped=block.num_rows))
-        with self.store.block(partition, offset), training_arithmetic():
+        with self.store.block(partition, offset) as kept, training_arithmetic():
             report = self._train(block, partition)
+            if self.config.training.parallel:
+                kept.update(self._progress.save())
         self._positions[partition] = offset + 1
         self._advanced = True
         return self._window.add(report)
@@ -91,6 +99,7 @@ class Trainer:
         encoded = self._encoder.encode(block)
         with torch.no_grad():
             with self.store.lock:
+                self._dense.look()
                 vectors = self.model.embedding(encoded.bags, Lookups(self.store))
             logits: Tensor = self.model(vectors, torch.from_numpy(encoded.numeric))
         return logits.numpy()
@@ -101,34 +110,53 @@ class Trainer:
         ``final``: publish dense weights now, whatever their own interval. Where nothing changed there is no commit and
         there are no events.
         """
-        last_us, every_us = self._dense_synced_us, self.config.store.dense_sync_every_us
-        is_due = last_us is None or not 0 <= now_us - last_us < every_us  # below 0 where the clock was put back
-        publish = self._dense_changed and (final or is_due)
-        metrics = self._window.metrics(self._rate)
+        publish = self._dense_changed and (final or self._dense_is_due(now_us))
+        metrics = self._window.metrics(self._progress.rate)
         if not self._advanced and not publish:
             return [], metrics
         with self.store.lock:
-            self.store.expire(self._clock_s, EXPIRE_BUDGET)
+            self.store.expire(self._progress.clock_s, EXPIRE_BUDGET)
+            self._dense.look()
+            state = self._dense.state()
             events = self.store.commit(
                 self._positions,
-                dense.encode(self._dense.state()),
+                None if state is None else dense.encode(state),
                 self._dense.values() if publish else None,
                 self._window.arrivals(),
                 now_us,
-                {
-                    "trained": self._trained,
-                    "rate": self._rate,
-                    "clock_s": self._clock_s,
-                    "reach": self._reach.save(),
-                    "base_rate": self._base_rate.save(),
-                    "dense_waits": self._dense_changed and not publish,
-                },
+                self._meta(now_us, publish),
             )
         if publish:
             self._dense_synced_us, self._dense_changed = now_us, False
         self._advanced = False
+        self._others = self._elsewhere()
         self._window = Window()
         return events, self._with_store(metrics)
+
+    def _set_bias(self) -> None:
+        set_bias(self.model, self._progress.base_rate.logit([other.base_rate for other in self._others]))
+
+    def _dense_is_due(self, now_us: int) -> bool:
+        """Whether dense weights were published so long ago that it is time again; by any of trainers in parallel."""
+        last_us = self._dense_synced_us
+        if self.config.training.parallel:
+            last_us = self.store.meta().get("dense_synced_us")
+        every_us = self.config.store.dense_sync_every_us
+        return last_us is None or not 0 <= now_us - last_us < every_us  # below 0 where the clock was put back
+
+    def _meta(self, now_us: int, publish: bool) -> dict[str, Any]:
+        waits = {"dense_waits": self._dense_changed and not publish}
+        if not self.config.training.parallel:
+            return {**self._progress.save(), **waits}
+        synced = {"dense_synced_us": now_us if publish else self.store.meta().get("dense_synced_us")}
+        return {"rate": self._progress.rate, **waits, **synced}  # the rest is said partition by partition
+
+    def _elsewhere(self) -> list[Progress]:
+        """How far the trainers of other partitions had come by the last commit."""
+        if self._partition is None:
+            return []
+        others = {int(p) for p in self.store.meta().get(PARTITIONS, {})} - {self._partition}
+        return [Progress(_of(self.store.meta(), p), self.config.join.negative_rate) for p in sorted(others)]
 
     def _with_store(self, metrics: Metrics) -> Metrics:
         """The metrics of a commit, with what the store is after it."""
@@ -138,10 +166,10 @@ class Trainer:
     def _train(self, block: pa.RecordBatch, partition: int) -> BlockReport:
         decided_s = np.asarray(block.column("_decided")) // 1_000_000
         forgotten = self._forgotten(block, partition, decided_s)
-        self._clock_s = max(self._clock_s, int(decided_s.max(initial=0)))
-        self._reach.advance(block, partition)
+        self._progress.clock_s = max(self._progress.clock_s, int(decided_s.max(initial=0)))
+        self._progress.reach.advance(block, partition)
         unseen = ~forgotten
-        unseen[unseen] = self.store.unseen(np.asarray(block.column("_key"))[unseen], self._clock_s)
+        unseen[unseen] = self.store.unseen(np.asarray(block.column("_key"))[unseen], self._progress.clock_s)
         wanted = np.asarray(block.column(self._label).is_valid())  # null: a correction of other labels
         if self.config.training.corrections == "skip":
             wanted = wanted & (np.asarray(block.column("_kind")) != CORRECTION)
@@ -159,29 +187,32 @@ class Trainer:
         self, block: pa.RecordBatch, partition: int, decided_s: npt.NDArray[np.int64]
     ) -> npt.NDArray[np.bool_]:
         """Which rows are repetitions from a time whose example keys the store may have forgotten."""
-        old: npt.NDArray[np.bool_] = decided_s <= self._clock_s - self.config.training.example_retention_us // 1_000_000
-        return old & self._reach.includes(block, partition) if old.any() else old
+        retention_s = self.config.training.example_retention_us // 1_000_000
+        old: npt.NDArray[np.bool_] = decided_s <= self._progress.clock_s - retention_s
+        return old & self._progress.reach.includes(block, partition) if old.any() else old
 
     def _learn(self, block: pa.RecordBatch, report: BlockReport) -> BlockReport:
-        self._trained += block.num_rows
-        training = self.config.training
+        progress, training = self._progress, self.config.training
+        progress.trained += block.num_rows
         encoded = self._encoder.encode(block)
         labels, weights = (np.array(block.column(name)) for name in (self._label, "_weight"))
-        self.store.expire_keys(encoded.bags.keys, self._clock_s)
-        rows = Pulls(self.store, self._admission, self._clock_s)
+        self.store.expire_keys(encoded.bags.keys, progress.clock_s)
+        rows = Pulls(self.store, self._admission, progress.clock_s)
+        self._dense.refresh(progress.clock_s)
         logits = self.model(self.model.embedding(encoded.bags, rows), torch.from_numpy(encoded.numeric))
         loss = binary_cross_entropy_with_logits(
             logits, torch.from_numpy(labels), torch.from_numpy(weights), reduction="sum"
         )
         self._dense.clear()
         torch.autograd.backward(loss)
-        rows.push(training.sparse.rate(self._trained))
-        self._dense.step(training.dense.rate(self._trained))
-        self._base_rate.add(labels, weights)
-        set_bias(self.model, self._base_rate.logit)
+        trained = progress.trained + sum(other.trained for other in self._others)
+        rows.push(training.sparse.rate(trained))
+        self._dense.step(training.dense.rate(trained))
+        progress.base_rate.add(labels, weights)
+        self._set_bias()
         self._dense_changed = True
         sampled = np.asarray(block.column("_rate"))[np.asarray(block.column("_kind")) == NEGATIVE]
-        self._rate = float(sampled.min()) if len(sampled) else self._rate
+        progress.rate = float(sampled.min()) if len(sampled) else progress.rate
         corrections = self._window.observe(block, logits.detach().numpy(), labels, weights)
         return replace(
             report,
@@ -191,3 +222,19 @@ class Trainer:
             ids=len(encoded.bags.keys),
             loss=loss.item(),
         )
+
+
+def _of(meta: Mapping[str, Any], partition: int) -> Mapping[str, Any]:
+    """What the trainer of a partition said when it had ended its last block."""
+    found: Mapping[str, Any] = meta.get(PARTITIONS, {}).get(str(partition), {})
+    return found
+
+
+def _dense_weights(config: Config, model: Model, store: ParameterStore) -> DenseWeights | SharedDense:
+    """The weights of a module as the store has them: its rows, or what the last trainer put into its commit."""
+    if config.training.parallel:
+        return SharedDense(model, config.training.dense, store)
+    own = DenseWeights(model, config.training.dense)
+    if (state := store.dense()) is not None:
+        own.restore(dense.decode(state))
+    return own

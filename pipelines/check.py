@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from monobeam.logs import columns
 from monobeam.logs.fields import fields
@@ -52,6 +52,18 @@ def check_examples(config: Config, tailed: bool = False) -> None:
     """SystemExit if a bounded training has no examples log to read."""
     if not tailed and not open_log(config.logs.examples).partitions():
         raise SystemExit(_missing("examples", config.logs.examples))
+
+
+def check_partitions(config: Config, numbers: Collection[int]) -> None:
+    """SystemExit for partitions that there are not, or a part of them where training cannot be shared."""
+    there = range(config.join.shards)
+    if strange := sorted(set(numbers) - set(there)):
+        raise SystemExit(f"--partitions: {strange}: with join.shards = {len(there)} there are 0 to {there[-1]}")
+    if set(numbers) != set(there) and not config.training.parallel:
+        raise SystemExit(
+            f"--partitions: {sorted(numbers)} of {len(there)}: needs parallel = true under [training], or one trainer "
+            "must have them all"
+        )
 
 
 def _schemas(kind: str, uris: tuple[str, ...], tailed: bool) -> dict[str, list[str]]:

@@ -24,6 +24,7 @@ from apache_beam.options.pipeline_options import (
 )
 
 from monobeam.models.config import Config, load
+from monobeam.store.numbers import numbers
 
 _IN_PROCESS = {"DirectRunner", "FnApiRunner", "BundleBasedDirectRunner", "SwitchingDirectRunner"}
 # Their job servers know options that Beam's own parser does not.
@@ -45,11 +46,23 @@ def _event_time(text: str) -> int:
     return int(moment.timestamp()) * 1_000_000 + moment.microsecond
 
 
+def _numbers(text: str) -> list[int]:
+    try:
+        return numbers(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 _OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "config": {"help": "TOML file of logs, labels, slots and model (see examples/own_logs)"},
     "impressions": {"action": "append", "help": "log of impressions, e.g. file:DIR; may be repeated"},
     "actions": {"action": "append", "help": "log of actions; may be repeated"},
     "examples": {"help": "log of joined examples: written by join, read by train"},
+    "partitions": {
+        "type": _numbers,
+        "help": "of the examples log, those that this process trains on (0-3, or 0-1,6; default: all). With parallel = "
+        "true under [training] several processes can share a store in shard servers, each with partitions of its own",
+    },
     "sync": {"help": "log of sync events, which serving processes follow"},
     "dead_letters": {"help": "log of records that could not be used, each with its reason"},
     "metrics": {"help": "log of counters and training metrics, which the live page shows"},
@@ -69,7 +82,7 @@ _OPTIONS: Mapping[str, Mapping[str, Any]] = {
 _RAW = ("impressions", "actions", "dead_letters", "cold", "since")
 _USED = {
     "join": ("config", *_RAW, "until", "examples", "metrics"),
-    "train": ("config", "examples", "store", "sync", "metrics"),
+    "train": ("config", "examples", "partitions", "store", "sync", "metrics"),
     "online": ("config", *_RAW, "examples", "store", "sync", "metrics"),
     "backfill": ("config", *_RAW, "until", "examples", "store", "sync", "metrics"),
 }

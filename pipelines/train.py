@@ -14,8 +14,8 @@ from apache_beam.options.pipeline_options import StandardOptions
 
 from monobeam.logs import schemas
 from monobeam.models.config import Config
-from monobeam.pipelines.check import check_examples
-from monobeam.pipelines.options import parse
+from monobeam.pipelines.check import check_examples, check_partitions
+from monobeam.pipelines.options import MonobeamOptions, parse
 from monobeam.pipelines.run import quiet, run
 from monobeam.pipelines.summary import Counters
 from monobeam.store.sync import SYNC
@@ -42,9 +42,11 @@ def main(argv: Sequence[str] | None = None) -> Counters:
     options, config = parse(argv, "train", __doc__ or "", EXAMPLE)
     tailed = bool(options.view_as(StandardOptions).streaming)
     check_examples(config, tailed)
+    numbers = options.view_as(MonobeamOptions).partitions or range(config.join.shards)
+    check_partitions(config, numbers)
 
     def build(pipeline: beam.Pipeline) -> None:
-        partitions = pipeline | "Partitions" >> ExamplePartitions(config.join.shards)
+        partitions = pipeline | "Partitions" >> ExamplePartitions(numbers)
         train_log(partitions, config, tailed=tailed)
 
     return run("train", build, options)

@@ -97,10 +97,11 @@ class Follower:
         if 0 <= now_us - self._looked_us < LOOK_AT_STORE_EVERY_US:  # below 0 where the clock was put back
             return
         self._looked_us = now_us
+        self._replica.follow_shards(self._store())
         ahead = self._replica.ahead(self._store())
         epochs = {index: self._replica.shards[index].epoch for index in ahead}
         for index, epoch in epochs.items():
-            if self._ahead_at.get(index) == epoch:
+            if self._ahead_at.get(index) == epoch and index < len(self._replica.shards):
                 _LOGGER.warning("shard %d: the store is %d ms ahead and no event came; reading it", index, ahead[index])
                 self._replica.catch_up(index, self._store())
         self._ahead_at = epochs

@@ -26,12 +26,12 @@ from monobeam.models.config import Config
 from monobeam.models.deepfm import Model, build
 from monobeam.native import Table
 from monobeam.store import dense as dense_values
-from monobeam.store.backend import Backend, Changed
+from monobeam.store.backend import Backend, BackendError
 from monobeam.store.bags import Keys, shard_of
 from monobeam.store.changes import values_of
 from monobeam.store.manifest import Manifest
 from monobeam.store.room import TableRoom
-from monobeam.store.spec import TableSpec, check_fingerprint
+from monobeam.store.spec import TableSpec, check_model
 from monobeam.store.sync import SyncEvent, TableChange
 
 _LOGGER = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ class ShardReplica:
 
 
 class Replica:
-    """The copy of all shards of one model.
+    """The copy of all shards of one model, as many as the store has: ``shards`` is rebuilt when that changes.
 
     TableFullError where ``[serving] memory_limit`` leaves no room for what is loaded or applied. What is there goes on,
     and no epoch advances; applied again, when there is room, the same load or event completes it.
@@ -119,20 +119,29 @@ class Replica:
     def load(self, backend: Backend) -> None:
         """Take over everything that the store's last commit holds; without a commit the model stays untrained.
 
-        SpecError, naming what differs, where the store is of another model or configuration.
+        What was here before is answered from meanwhile. SpecError, naming what differs, where the store is of another
+        model or configuration; BackendError where it is cut into other shards meanwhile: load again.
         """
-        self._manifest(backend)
-        for shard in self.shards:
-            loaded = backend.load(shard.index)
-            for block in loaded.blocks:
-                if block.table in self.tables:
-                    self._write(block.table, block.keys, values_of(block.rows, self._dims[block.table]))
-                    shard.rows += len(block.keys)
-            if loaded.manifest is not None:
-                shard.epoch = loaded.manifest.epochs[shard.index]
-                self._commit_seen(loaded.manifest.time_us)
+        manifest = self._manifest(backend)
+        shards = self.shards
+        if manifest is not None and len(manifest.epochs) != len(shards):
+            new = (ShardReplica(index) for index in range(len(shards), len(manifest.epochs)))
+            shards = (*(replace(shard) for shard in shards[: len(manifest.epochs)]), *new)
+        before = {name: table.keys() for name, table in self.tables.items()}
+        for shard in shards:
+            self._load_shard(shard, len(shards), _part(before, shard.index, len(shards)), backend)
+        self.shards = shards
         self._load_dense(backend)
         self.loaded = True
+
+    def follow_shards(self, backend: Backend) -> bool:
+        """Load again where the store has been cut into another number of shards; whether it has."""
+        manifest = self._manifest(backend)
+        if manifest is None or len(manifest.epochs) == len(self.shards):
+            return False
+        _LOGGER.warning("the store has %d shards now, not %d: reading it", len(manifest.epochs), len(self.shards))
+        self.load(backend)
+        return True
 
     def apply(self, event: SyncEvent, backend: Backend | None) -> bool:
         """Apply one event; whether it brought something new.
@@ -140,7 +149,13 @@ class Replica:
         On a gap the store is read up to its last commit, which includes this event; without a store (None) that raises
         SyncError and leaves everything as it is, so that the event can be applied later.
         """
-        shard = self._shard(event)
+        self._check(event)
+        if event.epoch <= self.epoch:
+            self.shards[min(event.shard, len(self.shards) - 1)].skipped += 1
+            return False
+        if event.shard >= len(self.shards):
+            self._more_shards(event, backend)
+        shard = self.shards[event.shard]
         if event.epoch <= shard.epoch:
             shard.skipped += 1
             return False
@@ -158,22 +173,25 @@ class Replica:
             shard.epoch = event.epoch
             self._commit_seen(event.time_us)
         self._apply_dense(event, backend)
-        shard.events += 1
+        self.shards[event.shard].events += 1
         return True
 
     def catch_up(self, index: int, backend: Backend | None) -> None:
-        """Read from the store what changed in a shard since its epoch here."""
+        """Read from the store what changed in a shard since its epoch here, or everything if its shards are others."""
         shard = self.shards[index]
         if backend is None:
             raise SyncError(
                 f"shard {index}: epochs after {shard.epoch} are missing, and there is no store to read them from"
             )
-        self._manifest(backend)
+        if self.follow_shards(backend):
+            return
         changed = backend.changed(index, shard.epoch)
         if changed is None:
             raise SyncError(f"shard {index}: the store holds no commit, but the replica is at epoch {shard.epoch}")
+        self._check_count(backend, changed.manifest, len(self.shards))
         if changed.complete:
-            self._drop_others(shard, changed)
+            here = _part({name: table.keys() for name, table in self.tables.items()}, index, len(self.shards))
+            self._drop_others(shard, here, {name: change.keys for name, change in changed.tables.items()})
         changes = {name: change for name, change in changed.tables.items() if name in self.tables}
         self._change(
             shard,
@@ -192,6 +210,7 @@ class Replica:
         manifest = self._manifest(backend)
         if manifest is None:
             return {}
+        self._check_count(backend, manifest, len(self.shards))
         self._take_rate(manifest)
         pairs = zip(self.shards, manifest.epochs, strict=True)
         ahead = {shard.index: epoch - shard.epoch for shard, epoch in pairs if epoch > shard.epoch}
@@ -202,15 +221,39 @@ class Replica:
         """The store's manifest, if the store is one that this replica can copy."""
         manifest = backend.manifest()
         if manifest is not None:
-            check_fingerprint(backend.uri, manifest.fingerprint, self._fingerprint)
+            check_model(backend.uri, manifest.fingerprint, self._fingerprint)
         return manifest
 
-    def _shard(self, event: SyncEvent) -> ShardReplica:
+    def _load_shard(self, shard: ShardReplica, count: int, here: Mapping[str, Keys], backend: Backend) -> None:
+        """Take over one of ``count`` shards, and drop what is ``here`` of it and not there."""
+        loaded = backend.load(shard.index)
+        have: dict[str, list[Keys]] = {}
+        for block in loaded.blocks:
+            if block.table in self.tables:
+                self._write(block.table, block.keys, values_of(block.rows, self._dims[block.table]))
+                have.setdefault(block.table, []).append(block.keys)
+                shard.rows += len(block.keys)
+        self._check_count(backend, loaded.manifest, count)  # rows are right in any shard; what is missing may not be
+        self._drop_others(shard, here, {name: np.concatenate(keys) for name, keys in have.items()})
+        if loaded.manifest is not None:
+            shard.epoch = loaded.manifest.epochs[shard.index]
+            self._commit_seen(loaded.manifest.time_us)
+
+    def _check_count(self, backend: Backend, manifest: Manifest | None, count: int) -> None:
+        """A store can be cut anew between two looks at it."""
+        if manifest is not None and len(manifest.epochs) != count:
+            raise BackendError(f"{backend.uri}: has {len(manifest.epochs)} shards now, not {count}")
+
+    def _check(self, event: SyncEvent) -> None:
         if event.model != self._config.model.name:
             raise SyncError(f"event of model {event.model!r}: this is {self._config.model.name!r}")
-        if not 0 <= event.shard < len(self.shards):
+        if event.shard < 0:
+            raise SyncError(f"event of shard {event.shard}: shards are counted from 0")
+
+    def _more_shards(self, event: SyncEvent, backend: Backend | None) -> None:
+        """The event is of a shard that is not here: the store has more than this replica knows of."""
+        if backend is None or not self.follow_shards(backend) or event.shard >= len(self.shards):
             raise SyncError(f"event of shard {event.shard}: this replica has shards 0 to {len(self.shards) - 1}")
-        return self.shards[event.shard]
 
     def _change(self, shard: ShardReplica, changes: Mapping[str, TableChange]) -> None:
         """Deletes first: they make room for the rest."""
@@ -225,14 +268,10 @@ class Replica:
             with self._room.table(name):
                 self.tables[name].import_values(np.ascontiguousarray(keys), np.ascontiguousarray(values, np.float32))
 
-    def _drop_others(self, shard: ShardReplica, changed: Changed) -> None:
-        """The store gave everything it has of a shard: what else is here is gone there."""
-        for name, table in self.tables.items():
-            here = table.keys()
-            here = here[shard_of(here, len(self.shards)) == shard.index]
-            change = changed.tables.get(name)
-            gone = here if change is None else np.setdiff1d(here, change.keys)
-            self._erase(shard, name, gone)
+    def _drop_others(self, shard: ShardReplica, here: Mapping[str, Keys], there: Mapping[str, Keys]) -> None:
+        """Of a shard, by table, these ids were here and those are all that the store has: the others are gone there."""
+        for name, keys in here.items():
+            self._erase(shard, name, np.setdiff1d(keys, there[name]) if name in there else keys)
 
     def _erase(self, shard: ShardReplica, name: str, keys: Keys) -> None:
         if len(keys):
@@ -276,3 +315,8 @@ class Replica:
             return Table(
                 spec.dim, "sgd", {}, spec.seed, spec.init_scale, row_format=self.row_format, room=self._room.shared
             )
+
+
+def _part(keys: Mapping[str, Keys], shard: int, shards: int) -> Mapping[str, Keys]:
+    """The ids of one shard, by table."""
+    return {name: of[shard_of(of, shards) == shard] for name, of in keys.items()}

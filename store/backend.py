@@ -13,13 +13,14 @@ from typing import NamedTuple, Protocol, TypeGuard
 import numpy as np
 import numpy.typing as npt
 
-from monobeam.store.bags import Keys
+from monobeam.store.bags import PREFIXES, Keys
 from monobeam.store.changes import Change, Rows
 from monobeam.store.manifest import Manifest
 from monobeam.store.spec import check_fingerprint
 
 KEEP_EPOCHS = 1024
 FOLD_BYTES = 16 << 20
+FORGET_ALL = 2**32
 
 
 class BackendError(OSError):
@@ -66,9 +67,9 @@ class ShardCommit:
 class Commit:
     """What becomes true at once.
 
-    ``shards``: by number, one for every shard; ``seen``: newly seen example keys; keys first seen at or before
-    ``forget_s`` (seconds) may be forgotten; ``dense``: the trainer's own bytes, ``dense_values``: encoded weights for
-    serving (None: the ones before stay).
+    ``shards``: by number, one for every shard; ``seen``: newly seen example keys; of the keys of before, those first
+    seen at or before ``forget_s`` (seconds) may be forgotten, and with FORGET_ALL all are; ``dense``: the trainer's own
+    bytes, ``dense_values``: encoded weights for serving (None: the ones before stay).
     """
 
     manifest: Manifest
@@ -218,6 +219,18 @@ def fold_is_due(base_bytes: int, delta_bytes: int, live_bytes: int | None, fold_
     """
     live = base_bytes if live_bytes is None else live_bytes
     return base_bytes + delta_bytes - live > max(fold_bytes, live)
+
+
+def check_shard(uri: str, manifest: Manifest, shard: int) -> None:
+    """BackendError where there is no such shard: the store may have been cut into fewer since the caller looked."""
+    if not 0 <= shard < len(manifest.epochs):
+        raise BackendError(f"{uri}: there is no shard {shard}: it has {len(manifest.epochs)}")
+
+
+def check_shards(shards: int) -> None:
+    """ValueError for a number of shards that no store can have."""
+    if not 1 <= shards <= PREFIXES:
+        raise ValueError(f"shards = {shards}: must be 1..{PREFIXES}")
 
 
 def check_commit(uri: str, before: Manifest | None, commit: Commit) -> None:

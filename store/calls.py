@@ -12,7 +12,7 @@ from monobeam.store.bags import Bags
 from monobeam.store.head import Head
 from monobeam.store.host import ShardHost
 from monobeam.store.hosting import Hosting
-from monobeam.store.reading import events_message, manifest_header, read
+from monobeam.store.reading import announcement_of, events_message, manifest_header, read
 from monobeam.store.spec import StoreSpec
 from monobeam.store.wire import Array, Message, as_array
 
@@ -117,7 +117,8 @@ class Calls:
             time.monotonic(),
         )
         self._session = head, opened.session
-        told = {"session": opened.session, "generation": opened.generation}
+        head.alive(opened.session, time.monotonic())  # loading may have taken longer than a session may be silent
+        told = {"session": opened.session, "generation": opened.generation, "publishes": self._now().hosting.publishes}
         servers = {address: list(numbers) for address, numbers in opened.servers.items()}
         dense = () if opened.dense is None else (as_array(opened.dense),)
         return Message({**told, "servers": servers, **manifest_header(opened.manifest)}, dense)
@@ -155,11 +156,13 @@ class Calls:
 
     def _commit(self, header: Header, arrays: tuple[Array, ...]) -> Message:
         head, session = self._at_head()
-        given = iter(arrays)
+        given, arrivals = iter(arrays[:-1]), arrays[-1]
         dense, values = (next(given).tobytes() if header[name] else None for name in ("dense", "dense_values"))
         positions = {int(partition): offset for partition, offset in header["positions"].items()}
-        manifest = head.commit(session, positions, dense, values, header["now_us"], header["meta"], time.monotonic())
-        return Message(manifest_header(manifest))
+        committed = head.commit(
+            session, positions, dense, values, header["now_us"], header["meta"], arrivals, time.monotonic()
+        )
+        return Message({"before": list(committed.before), **manifest_header(committed.manifest)})
 
     def _head_figures(self, header: Header, arrays: tuple[Array, ...]) -> Message:
         return Message({"memory_bytes": self._at_head()[0].memory_bytes})
@@ -181,7 +184,8 @@ class Calls:
         return _DONE
 
     def _committed(self, header: Header, arrays: tuple[Array, ...]) -> Message:
-        self._now().hosting.committed(header["generation"], header["epochs"])
+        said = announcement_of(header, arrays)
+        self._now().hosting.committed(header["generation"], header["epochs"], said)
         return _DONE
 
     # ---- shards, for trainers ----
@@ -226,7 +230,7 @@ class Calls:
         return Message({"count": self._host(header).expire(header["now_s"], header["budget"])()})
 
     def _events(self, header: Header, arrays: tuple[Array, ...]) -> Message:
-        return events_message(self._host(header).events()(), header["dtype"])
+        return events_message(self._host(header).events(header["epochs"])(), header["dtype"])
 
     def _figures(self, header: Header, arrays: tuple[Array, ...]) -> Message:
         figures = self._host(header).figures()()

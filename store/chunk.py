@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +24,9 @@ SEEN_KEYS = 64 << 10
 _ROWS = struct.Struct("<6I")
 _SEEN = struct.Struct("<4I")
 _CRC = struct.Struct("<I")
+
+
+Decoder = Callable[[bytes, memoryview], object]
 
 
 class CorruptError(BackendError):
@@ -83,6 +86,11 @@ def decode_seen(key: bytes, value: memoryview | bytes) -> SeenKeys:
         raise CorruptError(f"value {key!r}: {len(value)} bytes for {count} example keys")
     keys = np.frombuffer(value, "<u8", count, _SEEN.size)
     return SeenKeys(keys, np.frombuffer(value, "<u4", count, _SEEN.size + keys.nbytes))
+
+
+def table_of(value: memoryview | bytes) -> int:
+    """The number of the table of a chunk of rows, without looking at the rest; 0 where there is no room for one."""
+    return int(_ROWS.unpack_from(value)[4]) if len(value) >= _ROWS.size else 0
 
 
 def newest_second(value: memoryview | bytes) -> int:

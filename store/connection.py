@@ -38,10 +38,13 @@ class Connection:
         self._pending: deque[Pending] = deque()
         self._closed = threading.Event()
         self.broken = False  # it is of no more use
+        self._client = connect(address)
+        self._alive_options, calls_options = options(self.PATIENCE_S), options()
         try:
-            self._client = connect(address)
             self._say_alive()
-            self._writer, self._reader = self._client.do_exchange(flight.FlightDescriptor.for_path("calls"), options())
+            self._writer, self._reader = self._client.do_exchange(
+                flight.FlightDescriptor.for_path("calls"), calls_options
+            )
             self._writer.begin(SCHEMA)
         except (pa.ArrowException, OSError) as error:
             raise _away(address, error) from error
@@ -108,7 +111,7 @@ class Connection:
 
     def _say_alive(self) -> None:
         action = flight.Action(ALIVE, json.dumps(self.pulse).encode())
-        list(self._client.do_action(action, options(self.PATIENCE_S)))
+        list(self._client.do_action(action, self._alive_options))
 
 
 class Pending:

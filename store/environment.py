@@ -64,6 +64,16 @@ class Environment:
             f"{self._directory}: no room for the commit in a map of {self._shared.lmdb.info()['map_size']} bytes"
         )
 
+    def copy(self, directory: Path) -> None:
+        """Write what the last commit left to a directory, without free pages, and wait for the disk."""
+        with self.read() as txn:
+            try:
+                self._shared.lmdb.copy(str(directory), compact=True, txn=txn)
+                for path in (directory / "data.mdb", directory):
+                    _sync(path)
+            except (OSError, lmdb.Error) as error:
+                raise BackendError(f"{directory}: cannot be written: {error}") from error
+
     def take_over(self) -> None:
         """Learn what a writer that was killed last committed: readers see it only once another has had its lock."""
         self.write(lambda _: None)
@@ -165,6 +175,14 @@ class _Shared:
             if self.users == 0:
                 del self._opened[self.name]
                 self.lmdb.close()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _open(directory: str, map_bytes: int, durable: bool) -> Any:

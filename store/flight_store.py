@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
 from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
 
 from monobeam.store.backend import BackendError, Changed
 from monobeam.store.bags import Bags, Floats, Keys, Mask
@@ -32,16 +35,16 @@ class FlightStore(ParameterStore):
     def __init__(self, spec: StoreSpec, uri: str, partitions: Collection[int] | None = None) -> None:
         with closing(first(Place.parse(uri).addresses)) as any_server:
             address = any_server.call("where", {}).header["head"]
-        head = _Head(Connection(address), FlightBackend(uri))
-        try:
+        with ExitStack() as on_failure:
+            head = _Head(Connection(address), FlightBackend(uri))
+            on_failure.callback(head.close)
             opened = head.open(spec, partitions)
-            hosts = [
-                ([number for number in numbers if number < spec.shards], _Host(address, opened["generation"], spec))
-                for address, numbers in opened["servers"].items()
-            ]
-        except BaseException:
-            head.close()
-            raise
+            hosts = []
+            for address, numbers in opened["servers"].items():
+                host = _Host(address, opened["generation"], spec)
+                on_failure.callback(host.close)
+                hosts.append(([number for number in numbers if number < spec.shards], host))
+            on_failure.pop_all()
         super().__init__(spec, head, hosts)
         self._flight_head, self._flight_hosts = head, [host for _, host in hosts]
         self._told = False  # the head knows that there is work outside of blocks
@@ -98,6 +101,7 @@ class _Head:
         opened = self._connection.call("open", header)
         self._connection.pulse["session"] = opened.header["session"]
         self.manifest = manifest_in(opened)
+        self.publishes = bool(opened.header["publishes"])
         self.dense = opened.arrays[0].tobytes() if opened.arrays else None
         return opened.header
 
@@ -124,7 +128,8 @@ class _Head:
         dense_values: bytes | None,
         now_us: int,
         meta: Mapping[str, Any],
-    ) -> None:
+        arrivals: npt.NDArray[np.int64],
+    ) -> Sequence[int]:
         header = {
             "positions": {str(partition): int(offset) for partition, offset in positions.items()},
             "dense": dense is not None,
@@ -133,8 +138,11 @@ class _Head:
             "meta": dict(meta),
         }
         arrays = [as_array(data) for data in (dense, dense_values) if data is not None]
-        self.manifest = manifest_in(self._connection.call("commit", header, *arrays))
+        committed = self._connection.call("commit", header, *arrays, arrivals)
+        self.manifest = manifest_in(committed)
         self.dense = self.dense if dense is None else dense
+        before: Sequence[int] = committed.header["before"]
+        return before
 
     @property
     def memory_bytes(self) -> int:
@@ -188,8 +196,8 @@ class _Host:
     def expire(self, now_s: int, budget: int) -> Asked[int]:
         return self._ask(lambda message: int(message.header["count"]), "expire", now_s=now_s, budget=budget)
 
-    def events(self) -> Asked[dict[int, dict[str, TableChange]]]:
-        return self._ask(events_of, "events", dtype=self._dtype)
+    def events(self, epochs: Sequence[int]) -> Asked[dict[int, dict[str, TableChange]]]:
+        return self._ask(events_of, "events", dtype=self._dtype, epochs=list(epochs))
 
     def figures(self) -> Asked[Figures]:
         return self._ask(lambda m: Figures(m.header["rows"], m.header["memory_bytes"]), "figures")

@@ -13,7 +13,10 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
 
 from monobeam.store.backend import (
     Backend,
@@ -26,6 +29,7 @@ from monobeam.store.bags import Keys, Mask
 from monobeam.store.host import Asked
 from monobeam.store.ledger import Ledger
 from monobeam.store.manifest import Manifest
+from monobeam.store.publishing import Announcement
 from monobeam.store.room import TableRoom
 from monobeam.store.sessions import Session, Sessions
 from monobeam.store.spec import StoreSpec, check_fingerprint
@@ -42,7 +46,7 @@ class Member(Protocol):
     def generation(self) -> int: ...  # noqa: D102
     def begin(self, generation: int, spec: StoreSpec) -> Asked[None]: ...  # noqa: D102
     def prepare(self, generation: int, epochs: Sequence[int]) -> Asked[Mapping[int, ShardCommit]]: ...  # noqa: D102
-    def committed(self, generation: int, epochs: Sequence[int]) -> Asked[None]: ...  # noqa: D102
+    def committed(self, generation: int, epochs: Sequence[int], said: Announcement) -> Asked[None]: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,13 @@ class Opened:
     servers: Mapping[str, Sequence[int]]
     manifest: Manifest
     dense: bytes | None
+
+
+class Committed(NamedTuple):
+    """The epochs before a commit, and what it made true."""
+
+    before: tuple[int, ...]
+    manifest: Manifest
 
 
 class Head:
@@ -136,8 +147,9 @@ class Head:
         dense_values: bytes | None,
         now_us: int,
         meta: Mapping[str, Any],
+        arrivals: npt.NDArray[np.int64],
         now_s: float,
-    ) -> Manifest:
+    ) -> Committed:
         """Make everything of all sessions durable, between their blocks. Of ``positions`` those of its own count.
 
         After any error it is open whether it was: everybody goes back to what the backend says.
@@ -152,8 +164,10 @@ class Head:
             manifest = self._ledger.next(
                 {p: offset for p, offset in positions.items() if own.has(p)}, dense_values is not None, now_us, meta
             )
+            before = self._ledger.manifest.epochs
+            said = Announcement(now_us, manifest.dense_version, dense_values, arrivals)
             try:
-                self._commit(manifest, dense, dense_values)
+                self._commit(manifest, dense, said)
             except BaseException as error:
                 with self._turn:
                     self._doubts(f"a commit failed: {error}")
@@ -161,7 +175,7 @@ class Head:
             with self._turn:
                 for each in self._sessions:
                     each.worked = False
-            return manifest
+            return Committed(before, manifest)
 
     def close(self, session: str, why: str) -> None:
         """End a session, if it has not ended: its trainer gave it back, or its connection broke."""
@@ -239,15 +253,15 @@ class Head:
             self._members, self._spec, self._ledger = members, spec.encode(), ledger
             self._generation, self._doubt = generation, None
 
-    def _commit(self, manifest: Manifest, dense: bytes | None, dense_values: bytes | None) -> None:
+    def _commit(self, manifest: Manifest, dense: bytes | None, said: Announcement) -> None:
         parts: dict[int, ShardCommit] = {}
         for asked in [member.prepare(self._generation, manifest.epochs) for member in self._members]:
             parts |= asked()
         shards = [parts[number] for number in range(len(manifest.epochs))]
-        commit = self._ledger.commit(manifest, shards, dense, dense_values)
+        commit = self._ledger.commit(manifest, shards, dense, said.dense)
         self._write(commit)
         self._ledger.committed(commit)
-        for told in [member.committed(self._generation, manifest.epochs) for member in self._members]:
+        for told in [member.committed(self._generation, manifest.epochs, said) for member in self._members]:
             told()
 
     def _write(self, commit: Commit) -> None:

@@ -44,9 +44,9 @@ class ShardHost:
 
     def __init__(self, spec: StoreSpec, numbers: Sequence[int], room: TableRoom) -> None:
         self.shards: Mapping[int, Shard] = {number: Shard(spec, room) for number in numbers}
-        self._spec = spec
+        self.spec = spec
         self._tables = {table.name: table for table in spec.tables}
-        self._changes: Mapping[int, Mapping[str, Change]] = {number: {} for number in numbers}
+        self._changes: dict[int, Mapping[str, Change]] = {}
 
     def load(self, backend: Backend) -> None:
         """Take over what the last commit made durable."""
@@ -128,9 +128,17 @@ class ShardHost:
         for number, shard in self.shards.items():
             shard.committed(epochs[number])
 
-    def events(self) -> Asked[dict[int, dict[str, TableChange]]]:
-        """What the last commit changed for replicas, by shard and table; to be had once."""
-        changes, self._changes = self._changes, {number: {} for number in self.shards}
+    @property
+    def epochs(self) -> dict[int, int]:
+        """The last epoch of each shard here; 0 before the first."""
+        return {number: shard.epoch for number, shard in self.shards.items()}
+
+    def events(self, epochs: Sequence[int]) -> Asked[dict[int, dict[str, TableChange]]]:
+        """What the commit of these epochs changed for replicas, by shard and table; to be had once.
+
+        Nothing of shards that have been committed again since.
+        """
+        changes = {number: self._changes.pop(number) for number in self._committed(epochs)}
         events = {
             number: {
                 name: TableChange(change.keys, values_of(change.rows, self._tables[name].dim), change.deletes)
@@ -148,6 +156,10 @@ class ShardHost:
         found = Figures(rows, sum(int(table.memory_bytes) for _, table in tables))
         return lambda: found
 
+    def _committed(self, epochs: Sequence[int]) -> list[int]:
+        """The shards whose last commit is that of these epochs, and whose changes nobody has had."""
+        return [number for number in self._changes if self.shards[number].epoch == epochs[number]]
+
     def _each(
         self, table: str, keys: Keys, say: Callable[[Table, Keys], npt.NDArray[_Value]], dtype: type[_Value]
     ) -> Asked[npt.NDArray[_Value]]:
@@ -158,9 +170,9 @@ class ShardHost:
 
     def _places(self, keys: Keys) -> list[npt.NDArray[np.intp]]:
         """For each shard, where its ids are."""
-        if self._spec.shards == 1:
+        if self.spec.shards == 1:
             return [np.arange(len(keys))]
-        owners = shard_of(keys, self._spec.shards)
+        owners = shard_of(keys, self.spec.shards)
         places = [np.flatnonzero(owners == number) for number in self.shards]
         if sum(map(len, places)) < len(keys):
             stray = int(np.flatnonzero(~np.isin(owners, list(self.shards)))[0])

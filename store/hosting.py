@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from monobeam.store.backend import Backend, BackendError, ShardCommit, StaleError, is_shared
 from monobeam.store.host import ShardHost
+from monobeam.store.publishing import Announcement, SyncLog, events
 from monobeam.store.room import TableRoom
 from monobeam.store.spec import StoreSpec
 
@@ -24,9 +25,10 @@ class Hosting:
     own, and nothing of it is committed any more.
     """
 
-    def __init__(self, backend: Backend, numbers: Sequence[int]) -> None:
+    def __init__(self, backend: Backend, numbers: Sequence[int], sync_log: SyncLog | None = None) -> None:
         self.numbers = tuple(numbers)
         self._backend = backend
+        self._sync_log = sync_log
         self._current: _Current | None = None
         self._turn = threading.Lock()  # of what reads or writes the backend
 
@@ -81,10 +83,19 @@ class Hosting:
             self._backend.prepare(commits)
             return {number: ShardCommit(commit.epoch, {}) for number, commit in commits.items()}
 
-    def committed(self, generation: int, epochs: Sequence[int]) -> None:
-        """What was prepared is true."""
+    def committed(self, generation: int, epochs: Sequence[int], said: Announcement) -> None:
+        """What was prepared is true; replicas are told, if that is up to this server."""
         with self._turn:
-            self.at(generation).committed(epochs)
+            host = self.at(generation)
+            before = host.epochs
+            host.committed(epochs)
+            if self._sync_log is not None:
+                self._sync_log.append(events(host.spec, before, epochs, host.events(epochs)(), said))
+
+    @property
+    def publishes(self) -> bool:
+        """Whether this server writes the sync events of its shards."""
+        return self._sync_log is not None
 
 
 def check_whole(backend: Backend, numbers: Sequence[int]) -> None:

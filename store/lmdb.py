@@ -6,9 +6,7 @@ on average and a commit costs in proportion to what it changes. Deltas stay for 
 fell behind. A commit is one transaction: readers, and whoever opens the store after a crash, see the previous state or
 the next.
 
-Keys, besides those of ``ShardLog``: M (manifest, JSON), K number (chunk of example keys, in the order of first sight),
-T number and W number (parts of the trainer's bytes and of the encoded dense weights). The file ``owner`` is locked by
-the process that commits, and names it.
+The file ``owner`` is locked by the process that commits, and names it. ``snapshots`` has the stores that were kept.
 """
 
 from __future__ import annotations
@@ -16,15 +14,12 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import struct
+import shutil
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from monobeam.store import chunk
 from monobeam.store.backend import (
     FOLD_BYTES,
     KEEP_EPOCHS,
@@ -37,17 +32,27 @@ from monobeam.store.backend import (
     OwnedError,
     SeenKeys,
     check_commit,
+    check_shards,
     fold_is_due,
 )
-from monobeam.store.changes import Change, merge
 from monobeam.store.environment import MAP_BYTES, Environment
+from monobeam.store.lmdb_check import faults
+from monobeam.store.lmdb_contents import (
+    DENSE,
+    DENSE_VALUES,
+    MANIFEST,
+    Contents,
+    Nothing,
+    forget,
+    put_parts,
+    remember,
+    table_names,
+)
+from monobeam.store.lmdb_reshard import STEP_BYTES, Resharding
 from monobeam.store.manifest import Manifest
-from monobeam.store.shard_log import Fold, LiveRows, ShardLog, State
+from monobeam.store.shard_log import Fold, State
+from monobeam.store.storage import Progress, silent
 
-_MANIFEST = b"M"
-_NUMBER = struct.Struct(">Q")
-_PART_BYTES = 1 << 20
-_TAIL_BYTES = 16 << 10
 _FOLD_PACE = 4
 _FOLD_STEP = 1 << 20
 
@@ -57,7 +62,8 @@ class LmdbBackend:
 
     ``keep_epochs``: how many deltas outlive folding; ``fold_bytes``: no folding before so much is superseded (see
     ``fold_is_due``); ``map_bytes``: address space to begin with; ``durable``: whether commits wait for the disk
-    (without, a crash of the machine may cost the last ones, or the store).
+    (without, a crash of the machine may cost the last ones, or the store); ``step_bytes``: of rows in each transaction
+    of a resharding.
     """
 
     def __init__(
@@ -68,6 +74,7 @@ class LmdbBackend:
         fold_bytes: int = FOLD_BYTES,
         map_bytes: int = MAP_BYTES,
         durable: bool = True,
+        step_bytes: int = STEP_BYTES,
     ) -> None:
         self.uri = f"lmdb:{directory}"
         self._directory = Path(directory)
@@ -75,6 +82,7 @@ class LmdbBackend:
         self._fold_bytes = fold_bytes
         self._map_bytes = map_bytes
         self._durable = durable
+        self._step_bytes = step_bytes
         self._lock = threading.Lock()
         self._opened: Environment | None = None
         self._owner: int | None = None
@@ -104,14 +112,12 @@ class LmdbBackend:
 
     def manifest(self) -> Manifest | None:
         """See Backend."""
-        with self._read() as txn:
-            return _manifest(txn)
+        with self.last_commit() as last:
+            return last.manifest()
 
     def commit(self, commit: Commit) -> None:
         """See Backend."""
-        environment = self._environment()
-        if self._owner is None or environment is None:
-            raise OwnedError(f"{self.uri}: commit by someone who does not own it")
+        environment = self._owned("commit")
         try:
             pieces = self._fold_on(commit)
             environment.write(lambda txn: self._write(txn, commit, pieces))
@@ -130,33 +136,83 @@ class LmdbBackend:
 
     def changed(self, shard: int, since_epoch: int) -> Changed | None:
         """See Backend."""
-        with self._read() as txn:
-            manifest = _manifest(txn)
-            if manifest is None:
-                return None
-            log, names = ShardLog(txn, shard), _names(manifest)
-            epoch = manifest.epochs[shard]
-            complete = not log.state().horizon <= since_epoch <= epoch
-            tables = _everything(log, epoch) if complete else log.since(since_epoch, epoch)
-            return Changed(manifest, shard, complete, {names[number]: change for number, change in tables.items()})
+        with self.last_commit() as last:
+            return last.changed(shard, since_epoch)
 
     def seen(self) -> Iterator[SeenKeys]:
         """See Backend."""
-        with self._read() as txn:
-            for key, value in _items(txn, b"K"):
-                block = chunk.decode_seen(key, value)
-                yield SeenKeys(block.keys.copy(), block.seconds.copy())
+        with self.last_commit() as last:
+            yield from last.seen()
 
     def dense(self) -> bytes | None:
         """See Backend."""
-        with self._read() as txn:
-            return _get_parts(txn, b"T")
+        with self.last_commit() as last:
+            return last.dense()
 
     def dense_values(self) -> DenseValues | None:
         """See Backend."""
-        with self._read() as txn:
-            manifest, values = _manifest(txn), _get_parts(txn, b"W")
-            return DenseValues(manifest.dense_version, values) if manifest and values is not None else None
+        with self.last_commit() as last:
+            return last.dense_values()
+
+    @contextlib.contextmanager
+    def last_commit(self) -> Iterator[Contents]:
+        """See Storage. One read transaction: pages that it sees are not used again before it ends."""
+        environment = self._environment()
+        if environment is None:
+            yield Contents(self.uri, Nothing())
+            return
+        with environment.read() as txn:
+            yield Contents(self.uri, txn)
+
+    def reshard(self, shards: int, progress: Progress = silent) -> None:
+        """See Storage."""
+        environment = self._owned("resharding")
+        check_shards(shards)
+        self._folds.clear()
+        Resharding(self.uri, environment, self._step_bytes).run(shards, progress)
+
+    def compact(self, progress: Progress = silent) -> None:
+        """See Storage. The file does not shrink: what is freed is used again."""
+        environment, manifest = self._owned("compaction"), self.manifest()
+        self._folds.clear()
+        Resharding(self.uri, environment).clean()
+        for shard, epoch in enumerate(() if manifest is None else manifest.epochs):
+            self._compact(environment, shard, epoch)
+            progress((shard + 1) / len(manifest.epochs))  # type: ignore[union-attr]
+        environment.forget_dead_readers()
+
+    def faults(self) -> Iterator[str]:
+        """See Storage."""
+        with self.last_commit() as last:
+            yield from faults(last)
+
+    def stored_bytes(self) -> int:
+        """See Storage."""
+        file = self._directory / "data.mdb"
+        return file.stat().st_size if file.exists() else 0
+
+    def copy(self, directory: Path) -> None:
+        """Write the last commit to a directory without a store."""
+        environment = self._environment()
+        if environment is None:
+            raise BackendError(f"{self.uri}: there is no store")
+        environment.copy(directory)
+
+    def snapshot_uri(self, epoch: int) -> str:
+        """See Storage."""
+        return f"lmdb:{self._directory / 'snapshots' / str(epoch)}"
+
+    def snapshot_uris(self) -> Mapping[int, str]:
+        """See Storage."""
+        epochs = sorted(int(path.name) for path in self._directory.glob("snapshots/*") if path.name.isdigit())
+        return {epoch: self.snapshot_uri(epoch) for epoch in epochs}
+
+    def destroy(self) -> None:
+        """See Storage. First it stops to be a store; whoever reads it keeps what is open."""
+        self._owned("removal")
+        (self._directory / "data.mdb").unlink()
+        shutil.rmtree(self._directory)
+        self.close()
 
     def close(self) -> None:
         """See Backend."""
@@ -175,38 +231,38 @@ class LmdbBackend:
                 self._opened = Environment(self._directory, self._map_bytes, self._durable)
             return self._opened
 
-    @contextlib.contextmanager
-    def _read(self) -> Iterator[Any]:
-        """A read transaction; an empty one where there is no store yet."""
+    def _owned(self, what: str) -> Environment:
         environment = self._environment()
-        if environment is None:
-            yield _Nothing()
-            return
-        with environment.read() as txn:
-            yield txn
+        if self._owner is None or environment is None:
+            raise OwnedError(f"{self.uri}: {what} by someone who does not own it")
+        return environment
 
     def _load(self, shard: int) -> Iterator[Manifest | Block | None]:
-        with self._read() as txn:
-            manifest = _manifest(txn)
-            yield manifest
-            if manifest is None:
+        with self.last_commit() as last:
+            loaded = last.load(shard)
+            yield loaded.manifest
+            yield from loaded.blocks
+
+    def _compact(self, environment: Environment, shard: int, epoch: int) -> None:
+        with self.last_commit() as last:
+            fold = Fold(last.log(shard), epoch) if last.log(shard).state().delta_bytes else None
+        while fold is not None:
+            with self.last_commit() as last:
+                chunks = fold.next_chunks(last.log(shard), self._step_bytes)
+            environment.write(lambda txn: fold.write(Contents(self.uri, txn).log(shard), chunks, 0))  # noqa: B023
+            if fold.written(chunks):
                 return
-            log, names = ShardLog(txn, shard), _names(manifest)
-            live = LiveRows(log, manifest.epochs[shard])
-            while not live.done:
-                number, change = live.read(log)
-                if len(change.keys):
-                    yield Block(names[number], change.keys, change.rows)
+        environment.write(lambda txn: Contents(self.uri, txn).log(shard).trim(0))
 
     def _fold_on(self, commit: Commit) -> dict[int, list[memoryview]]:
         """The next pieces of the folds that are due, at a pace that ends them before the next are due."""
         pieces = {}
-        with self._read() as txn:
-            manifest = _manifest(txn)
+        with self.last_commit() as last:
+            manifest = last.manifest()
             if manifest is None:
                 return {}
             for number, shard in enumerate(commit.shards):
-                log = ShardLog(txn, number)
+                log = last.log(number)
                 state = log.state()
                 if number not in self._folds and fold_is_due(
                     state.base_bytes, state.delta_bytes, shard.live_bytes, self._fold_bytes
@@ -218,108 +274,19 @@ class LmdbBackend:
         return pieces
 
     def _write(self, txn: Any, commit: Commit, pieces: Mapping[int, list[memoryview]]) -> None:
-        before = _manifest(txn)
+        contents = Contents(self.uri, txn)
+        before = contents.manifest()
         check_commit(self.uri, before, commit)
-        numbers = {name: number for number, name in enumerate(_names(commit.manifest))}
+        numbers = {name: number for number, name in enumerate(table_names(commit.manifest))}
         for number, shard in enumerate(commit.shards):
-            log = ShardLog(txn, number)
+            log = contents.log(number)
             if before is None:
                 log.set_state(State(shard.epoch - 1, shard.epoch - 1, 0, 0))
             log.append(shard.epoch, {numbers[name]: change for name, change in shard.tables.items()})
             if number in pieces:
                 self._folds[number].write(log, pieces[number], self._keep_epochs)
-        _forget(txn, commit.forget_s)
-        _remember(txn, commit.seen)
-        _put_parts(txn, b"T", commit.dense)
-        _put_parts(txn, b"W", commit.dense_values)
-        txn.put(_MANIFEST, commit.manifest.encode())
-
-
-class _Nothing:
-    """A transaction on a store that does not exist."""
-
-    def get(self, key: bytes) -> None:
-        """No key has a value."""
-
-    def cursor(self) -> Any:
-        return contextlib.nullcontext(self)
-
-    def set_range(self, key: bytes) -> bool:
-        return False
-
-
-def _manifest(txn: Any) -> Manifest | None:
-    data = txn.get(_MANIFEST)
-    return None if data is None else Manifest.decode(bytes(data))
-
-
-def _names(manifest: Manifest) -> list[str]:
-    return sorted(manifest.fingerprint["tables"])
-
-
-def _everything(log: ShardLog, epoch: int) -> dict[int, Change]:
-    live = LiveRows(log, epoch)
-    by_table: dict[int, list[Change]] = {}
-    while not live.done:
-        number, change = live.read(log)
-        by_table.setdefault(number, []).append(change)
-    return {number: merge(changes) for number, changes in by_table.items()}
-
-
-def _items(txn: Any, kind: bytes) -> Iterator[tuple[bytes, memoryview]]:
-    with txn.cursor() as cursor:
-        found = cursor.set_range(kind)
-        while found:
-            key = bytes(cursor.key())
-            if key[:1] != kind:
-                return
-            yield key, cursor.value()
-            found = cursor.next()
-
-
-def _forget(txn: Any, forget_s: int) -> None:
-    """Drop the chunks of example keys that are all old; they are in the order of first sight."""
-    old = []
-    for key, value in _items(txn, b"K"):
-        if chunk.newest_second(value) > forget_s:
-            break
-        old.append(key)
-    for key in old:
-        txn.delete(key)
-
-
-def _remember(txn: Any, seen: SeenKeys) -> None:
-    """Append example keys; a small last chunk is written again with them, so that chunks do not stay small."""
-    if not len(seen.keys):
-        return
-    with txn.cursor() as cursor:
-        last = _last(cursor, b"K")
-        number = 0 if last is None else _NUMBER.unpack(last[1:])[0] + 1
-        if last is not None and len(cursor.value()) < _TAIL_BYTES:
-            tail = chunk.decode_seen(last, cursor.value())
-            seen = SeenKeys(np.concatenate([tail.keys, seen.keys]), np.concatenate([tail.seconds, seen.seconds]))
-            number -= 1
-    for place, data in enumerate(chunk.encode_seen(seen), number):
-        txn.put(b"K" + _NUMBER.pack(place), data)
-
-
-def _last(cursor: Any, kind: bytes) -> bytes | None:
-    """The last key of a kind, where the cursor then is."""
-    after = bytes([kind[0] + 1])
-    found = cursor.prev() if cursor.set_range(after) else cursor.last()
-    key = bytes(cursor.key())
-    return key if found and key[:1] == kind else None
-
-
-def _put_parts(txn: Any, kind: bytes, data: bytes | None) -> None:
-    if data is None:
-        return
-    for key in [key for key, _ in _items(txn, kind)]:
-        txn.delete(key)
-    for number, start in enumerate(range(0, max(1, len(data)), _PART_BYTES)):
-        txn.put(kind + _NUMBER.pack(number), data[start : start + _PART_BYTES])
-
-
-def _get_parts(txn: Any, kind: bytes) -> bytes | None:
-    parts = [bytes(value) for _, value in _items(txn, kind)]
-    return b"".join(parts) if parts else None
+        forget(txn, commit.forget_s)
+        remember(txn, commit.seen)
+        put_parts(txn, DENSE, commit.dense)
+        put_parts(txn, DENSE_VALUES, commit.dense_values)
+        txn.put(MANIFEST, commit.manifest.encode())

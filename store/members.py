@@ -9,6 +9,8 @@ from monobeam.store.connection import Connection
 from monobeam.store.head import Member
 from monobeam.store.host import Asked
 from monobeam.store.hosting import Hosting
+from monobeam.store.publishing import Announcement
+from monobeam.store.reading import announced
 from monobeam.store.spec import StoreSpec
 
 
@@ -32,9 +34,9 @@ class LocalMember:
         """See Member."""
         return lambda: self._hosting.prepare(generation, epochs)
 
-    def committed(self, generation: int, epochs: Sequence[int]) -> Asked[None]:
+    def committed(self, generation: int, epochs: Sequence[int], said: Announcement) -> Asked[None]:
         """See Member."""
-        return lambda: self._hosting.committed(generation, epochs)
+        return lambda: self._hosting.committed(generation, epochs, said)
 
 
 class RemoteMember:
@@ -65,9 +67,10 @@ class RemoteMember:
 
         return answer
 
-    def committed(self, generation: int, epochs: Sequence[int]) -> Asked[None]:
+    def committed(self, generation: int, epochs: Sequence[int], said: Announcement) -> Asked[None]:
         """See Member."""
-        asked = self._connection.ask("committed", {"generation": generation, "epochs": list(epochs)})
+        header, arrays = announced(said)
+        asked = self._connection.ask("committed", {"generation": generation, "epochs": list(epochs), **header}, *arrays)
         return lambda: asked.answer() and None
 
 
@@ -102,6 +105,9 @@ class Members:
 
     def _remote(self, address: str, numbers: Sequence[int]) -> RemoteMember:
         connection = self._connections.get(address)
-        if connection is None or connection.broken:
+        if connection is not None and connection.broken:
+            connection.close()
+            connection = None
+        if connection is None:
             connection = self._connections[address] = Connection(address)
         return RemoteMember(connection, numbers)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from monobeam.store.backend import (
     FOLD_BYTES,
     KEEP_EPOCHS,
+    BackendError,
     Block,
     Changed,
     Commit,
@@ -19,10 +21,14 @@ from monobeam.store.backend import (
     OwnedError,
     SeenKeys,
     check_commit,
+    check_shard,
+    check_shards,
     fold_is_due,
 )
-from monobeam.store.changes import Change, merge
+from monobeam.store.bags import shard_of
+from monobeam.store.changes import NO_KEYS, Change, merge
 from monobeam.store.manifest import Manifest
+from monobeam.store.storage import Progress, silent
 
 Tables = Mapping[str, Change]
 
@@ -42,6 +48,9 @@ class _Shard:
     def everything(self) -> Tables:
         merged = _merged([self.base, self.since(self.folded)])
         return {name: Change(c.keys, c.rows, c.deletes[:0]) for name, c in merged.items()}
+
+    def copy(self) -> _Shard:
+        return replace(self, deltas=dict(self.deltas))
 
 
 @dataclass
@@ -83,10 +92,7 @@ class MemoryBackend:
 
     def commit(self, commit: Commit) -> None:
         """See Backend."""
-        contents = self._contents
-        with contents.lock:
-            if not self._owner:
-                raise OwnedError(f"{self.uri}: commit by someone who does not own it")
+        with self._owned("commit") as contents:
             check_commit(self.uri, contents.manifest, commit)
             if contents.manifest is None:
                 contents.shards = [_Shard(shard.epoch - 1, shard.epoch - 1) for shard in commit.shards]
@@ -107,6 +113,7 @@ class MemoryBackend:
         with self._contents.lock:
             if self._contents.manifest is None:
                 return Loaded(None, iter(()))
+            check_shard(self.uri, self._contents.manifest, shard)
             everything = self._contents.shards[shard].everything()
             return Loaded(self._contents.manifest, (Block(n, c.keys, c.rows) for n, c in everything.items()))
 
@@ -116,6 +123,7 @@ class MemoryBackend:
             manifest = self._contents.manifest
             if manifest is None:
                 return None
+            check_shard(self.uri, manifest, shard)
             stored = self._contents.shards[shard]
             complete = not stored.horizon <= since_epoch <= manifest.epochs[shard]
             return Changed(manifest, shard, complete, stored.everything() if complete else stored.since(since_epoch))
@@ -132,11 +140,75 @@ class MemoryBackend:
         """See Backend."""
         return self._contents.dense_values
 
+    @contextmanager
+    def last_commit(self) -> Iterator[MemoryBackend]:
+        """See Storage."""
+        frozen = MemoryBackend()
+        with self._contents.lock:
+            shards, seen = [shard.copy() for shard in self._contents.shards], list(self._contents.seen)
+            frozen._contents = replace(self._contents, shards=shards, seen=seen, owned=False, lock=threading.Lock())
+        frozen.uri = self.uri
+        yield frozen
+
+    def reshard(self, shards: int, progress: Progress = silent) -> None:
+        """See Storage."""
+        check_shards(shards)
+        with self._owned("resharding") as contents:
+            manifest = contents.manifest
+            if manifest is None:
+                raise BackendError(f"{self.uri}: holds no commit yet; its first trainer says how many shards it has")
+            if shards != len(manifest.epochs):
+                contents.shards, contents.manifest = _cut(contents.shards, manifest, shards)
+        progress(1.0)
+
+    def compact(self, progress: Progress = silent) -> None:
+        """See Storage."""
+        with self._owned("compaction") as contents:
+            epochs = contents.manifest.epochs if contents.manifest else ()
+            for shard, epoch in zip(contents.shards, epochs, strict=True):
+                shard.base, shard.deltas = shard.everything(), {}
+                shard.horizon = shard.folded = epoch
+        progress(1.0)
+
+    def faults(self) -> Iterator[str]:
+        """See Storage. What is in memory is as it was put there."""
+        return iter(())
+
+    def stored_bytes(self) -> int:
+        """See Storage."""
+        with self._contents.lock:
+            stored = [[shard.base, *shard.deltas.values()] for shard in self._contents.shards]
+            return sum(change.nbytes for of_shard in stored for tables in of_shard for change in tables.values())
+
+    def snapshot_uri(self, epoch: int) -> str:
+        """See Storage."""
+        return f"{self.uri}/snapshots/{epoch}"
+
+    def snapshot_uris(self) -> Mapping[int, str]:
+        """See Storage."""
+        place = self.snapshot_uri(0).removesuffix("0")
+        with _named_lock:
+            uris = [f"memory:{name}" for name, contents in _named.items() if contents.manifest is not None]
+        return {int(uri.removeprefix(place)): uri for uri in sorted(uris) if uri.startswith(place)}
+
+    def destroy(self) -> None:
+        """See Storage."""
+        with self._owned("removal"), _named_lock:
+            _named.pop(self.uri.removeprefix("memory:"), None)
+        self.close()
+
     def close(self) -> None:
         """See Backend."""
         with self._contents.lock:
             if self._owner:
                 self._contents.owned = self._owner = False
+
+    @contextmanager
+    def _owned(self, what: str) -> Iterator[_Contents]:
+        with self._contents.lock:
+            if not self._owner:
+                raise OwnedError(f"{self.uri}: {what} by someone who does not own it")
+            yield self._contents
 
     def _fold(self, shard: _Shard, live_bytes: int | None) -> None:
         unfolded = [number for number in shard.deltas if number > shard.folded]
@@ -153,6 +225,19 @@ class MemoryBackend:
 def _merged(parts: list[Tables]) -> dict[str, Change]:
     names = sorted({name for tables in parts for name in tables})
     return {name: merge([tables[name] for tables in parts if name in tables]) for name in names}
+
+
+def _cut(stored: Sequence[_Shard], manifest: Manifest, shards: int) -> tuple[list[_Shard], Manifest]:
+    """The same rows in another number of shards, and the manifest that says so."""
+    epoch = max(manifest.epochs) + 1
+    everything = _merged([shard.everything() for shard in stored])
+    cut = []
+    for shard in range(shards):
+        places = {name: shard_of(change.keys, shards) == shard for name, change in everything.items()}
+        base = {name: Change(c.keys[places[name]], c.rows[places[name]], NO_KEYS) for name, c in everything.items()}
+        cut.append(_Shard(epoch, epoch, base))
+    fingerprint = {**manifest.fingerprint, "shards": shards}
+    return cut, replace(manifest, fingerprint=fingerprint, epochs=(epoch,) * shards)
 
 
 def _copy(change: Change) -> Change:

@@ -20,6 +20,7 @@ from monobeam.store.backend import Changed
 from monobeam.store.bags import Bags, Floats, Keys, Mask, Offsets, pool, shard_of
 from monobeam.store.host import Asked, Counts, Figures
 from monobeam.store.manifest import Manifest
+from monobeam.store.publishing import Announcement, events
 from monobeam.store.spec import StoreSpec
 from monobeam.store.sync import SyncEvent, TableChange
 
@@ -36,6 +37,10 @@ class Head(Protocol):
     @property
     def dense(self) -> bytes | None:
         """The trainer's own bytes in it."""
+
+    @property
+    def publishes(self) -> bool:
+        """Whether sync events are written where the shards are."""
 
     def begin(self, partition: int, offset: int) -> None:
         """A block of the examples log is about to be trained on."""
@@ -56,8 +61,9 @@ class Head(Protocol):
         dense_values: bytes | None,
         now_us: int,
         meta: Mapping[str, Any],
-    ) -> None:
-        """Make all of it durable; ``manifest`` and ``dense`` are then those of the commit."""
+        arrivals: npt.NDArray[np.int64],
+    ) -> Sequence[int]:
+        """Make all of it durable; ``manifest`` and ``dense`` are then those of the commit. The epochs before it."""
 
     def changed(self, shard: int, since_epoch: int) -> Changed | None:
         """What commits changed in a shard since an epoch."""
@@ -82,7 +88,7 @@ class Host(Protocol):
     def erase(self, table: str, keys: Keys) -> None: ...  # noqa: D102
     def expire_keys(self, keys: Keys, now_s: int) -> None: ...  # noqa: D102
     def expire(self, now_s: int, budget: int) -> Asked[int]: ...  # noqa: D102
-    def events(self) -> Asked[dict[int, dict[str, TableChange]]]: ...  # noqa: D102
+    def events(self, epochs: Sequence[int]) -> Asked[dict[int, dict[str, TableChange]]]: ...  # noqa: D102
     def figures(self) -> Asked[Figures]: ...  # noqa: D102
 
 
@@ -248,32 +254,20 @@ class ParameterStore:
         """Make everything pushed and marked so far durable, at once, and say what changed: one event per shard.
 
         ``positions`` are added to the ones before; ``dense_values`` publishes weights for serving; ``arrivals`` ride in
-        every event. When it raises, nothing was committed, or (AwayError) all of it was, or none: ``positions`` of the
-        store opened again tell which.
+        every event. There are none where shard servers write them. When it raises, nothing was committed, or
+        (AwayError) all of it was, or none: ``positions`` of the store opened again tell which.
         """
         published = None if dense_values is None else dense_codec.encode(dense_values)
         with self.lock:
-            before = self._head.manifest.epochs
             self._settle()
-            self._head.commit(positions, dense, published, now_us, meta or {})
+            before = self._head.commit(positions, dense, published, now_us, meta or {}, arrivals)
+            if self._head.publishes:
+                return []
             manifest = self._head.manifest
-            asked = [host.events() for host in self._hosts]
+            asked = [host.events(manifest.epochs) for host in self._hosts]
             changes = {number: tables for answer in asked for number, tables in answer().items()}
-        return [
-            SyncEvent(
-                model=self.spec.model,
-                shard=number,
-                epoch=epoch,
-                previous_epoch=before[number],
-                time_us=now_us,
-                tables=changes[number],
-                dense_version=manifest.dense_version,
-                dense=published,
-                arrivals=arrivals,
-                dtype=self.spec.sync_dtype,
-            )
-            for number, epoch in enumerate(manifest.epochs)
-        ]
+        said = Announcement(now_us, manifest.dense_version, published, arrivals)
+        return events(self.spec, before, manifest.epochs, changes, said)
 
     def changed(self, shard: int, since_epoch: int) -> Changed | None:
         """What commits changed in a shard since an epoch."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,8 +10,9 @@ import numpy as np
 from monobeam.store.backend import Backend, Block, Changed, SeenKeys
 from monobeam.store.changes import Change, merge
 from monobeam.store.manifest import Manifest
+from monobeam.store.publishing import Announcement
 from monobeam.store.sync import TableChange, codec
-from monobeam.store.wire import Message, as_array
+from monobeam.store.wire import Array, Message, as_array
 
 _PIECE_BYTES = 64 << 20
 
@@ -32,6 +33,18 @@ def manifest_in(message: Message) -> Manifest:
     manifest = manifest_of(message.header)
     assert manifest is not None
     return manifest
+
+
+def announced(said: Announcement) -> tuple[dict[str, Any], list[Array]]:
+    """An announcement as header and arrays."""
+    header = {"time_us": said.time_us, "dense_version": said.dense_version, "dense": said.dense is not None}
+    return header, [said.arrivals, *([] if said.dense is None else [as_array(said.dense)])]
+
+
+def announcement_of(header: Mapping[str, Any], arrays: Sequence[Array]) -> Announcement:
+    """The announcement in a message."""
+    arrivals, *dense = arrays
+    return Announcement(header["time_us"], header["dense_version"], dense[0].tobytes() if dense else None, arrivals)
 
 
 def read(backend: Backend, what: str, header: Mapping[str, Any]) -> Iterator[Message]:

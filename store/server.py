@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 from monobeam.store.backend import Backend, open_backend
 from monobeam.store.heap import keep_freed_memory
+from monobeam.store.numbers import numbers
 from monobeam.store.shard_server import Ownership, ShardServer
 from monobeam.store.wire import TOKEN_FILE, token
 
@@ -36,16 +37,11 @@ class Listening(NamedTuple):
     host: str
 
 
-def shard_numbers(text: str) -> list[int]:
-    """Shards as people write them: ``0-3``, ``5``, ``0-1,6-7``."""
-    numbers: set[int] = set()
-    for part in text.split(","):
-        found = re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())
-        first, last = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
-        if first > last:
-            raise ValueError(f"--shards={text}: must be numbers or ranges from low to high, like 0-3 or 0-1,6")
-        numbers.update(range(first, last + 1))
-    return sorted(numbers)
+def _shards(text: str) -> list[int]:
+    try:
+        return numbers(text)
+    except ValueError as error:
+        raise ValueError(f"--shards: {error}") from None
 
 
 def listening(text: str, *, secured: bool, tls: bool) -> Listening:
@@ -70,6 +66,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m monobeam.store.server", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--shards", required=True, help="which shards: 0-3, or 0-1,6 (an embedded store: all of them)")
     parser.add_argument("--store", required=True, help="address of the backend: lmdb:DIRECTORY or bigtable://...")
+    parser.add_argument("--sync", default="", help="log to write sync events to, e.g. file:DIR (default: trainers do)")
     parser.add_argument("--listen", default="grpc://127.0.0.1:0", help="grpc://HOST:PORT, port 0 for any (%(default)s)")
     parser.add_argument("--advertise", help="HOST:PORT that others reach it by (default: where it listens)")
     parser.add_argument("--tls-cert", type=Path, help="file with its certificate (PEM)")
@@ -84,12 +81,12 @@ def _start(options: argparse.Namespace, opener: Callable[[str], Backend]) -> tup
     if bool(options.tls_cert) != bool(options.tls_key):
         raise ValueError("--tls-cert and --tls-key: give both or none")
     tls = (options.tls_cert.read_bytes(), options.tls_key.read_bytes()) if options.tls_cert else None
-    secret, numbers = token(), shard_numbers(options.shards)
+    secret, shards = token(), _shards(options.shards)
     place = listening(options.listen, secured=bool(tls and secret), tls=tls is not None)
     backend = opener(options.store)
     server = ShardServer(place.location, secret, tls)
     address = f"flight{'+tls' if tls else ''}://{options.advertise or f'{place.host}:{server.port}'}"
-    return server, Ownership(server, backend, numbers, address), address
+    return server, Ownership(server, backend, shards, address, sync=options.sync), address
 
 
 def main(arguments: Sequence[str] | None = None, opener: Callable[[str], Backend] = open_backend) -> int:

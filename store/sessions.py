@@ -51,7 +51,7 @@ class Sessions:
         session = self._live.get(identity)
         if session is None:
             raise StaleError(f"the store was given back or went back to its last commit: {self.why}")
-        session.seen_s = now_s
+        session.seen_s = max(session.seen_s, now_s)  # who had to wait may come late
         return session
 
     def remove(self, identity: str) -> Session | None:

@@ -14,7 +14,8 @@ from monobeam.store import chunk
 from monobeam.store.changes import NO_KEYS, Change, merge
 from monobeam.store.chunk import TableChange
 
-_SHARD = struct.Struct(">H")
+_LAYOUT = struct.Struct(">I")
+_SHARD = struct.Struct(">IH")
 _EPOCH = struct.Struct(">Q")
 _NUMBER = struct.Struct(">I")
 _STATE = struct.Struct("<4Q")
@@ -34,13 +35,14 @@ class State(NamedTuple):
 class ShardLog:
     """A shard's part of an open LMDB transaction; tables are numbers here.
 
-    Keys: S shard (state), B shard folded number (base chunk), D shard epoch number (delta chunk); big endian, so that
-    they sort by epoch and number.
+    Keys: S layout shard (state), B layout shard folded number (base chunk), D layout shard epoch number (delta chunk);
+    big endian, so that they sort by epoch and number. A layout is one way to cut the store into shards: while it is cut
+    anew there are two.
     """
 
-    def __init__(self, txn: Any, shard: int) -> None:
+    def __init__(self, txn: Any, layout: int, shard: int) -> None:
         self.txn = txn
-        self._shard = _SHARD.pack(shard)
+        self._shard = _SHARD.pack(layout, shard)
 
     def state(self) -> State:
         """Where base and deltas stand."""
@@ -96,13 +98,19 @@ class ShardLog:
         state = self.state()
         for key in self.base(state.folded):
             self.txn.delete(key)
-        deltas = self.deltas(state.horizon, _NEVER)
-        epochs = sorted({epoch_of(key) for key in deltas})
-        spare = [epoch for epoch in epochs[: max(0, len(epochs) - keep_epochs)] if epoch <= target]
-        horizon = spare[-1] if spare else state.horizon
-        for key in self.deltas(state.horizon, horizon):
+        self.set_state(State(state.horizon, target, base_bytes, state.delta_bytes - folded_bytes))
+        self.trim(keep_epochs)
+
+    def trim(self, keep_epochs: int) -> None:
+        """Remove folded deltas beyond the newest ``keep_epochs``."""
+        state = self.state()
+        epochs = sorted({epoch_of(key) for key in self.deltas(state.horizon, _NEVER)})
+        spare = [epoch for epoch in epochs[: max(0, len(epochs) - keep_epochs)] if epoch <= state.folded]
+        if not spare:
+            return
+        for key in self.deltas(state.horizon, spare[-1]):
             self.txn.delete(key)
-        self.set_state(State(horizon, target, base_bytes, state.delta_bytes - folded_bytes))
+        self.set_state(state._replace(horizon=spare[-1]))
 
     def _keys(self, kind: bytes, first: int, last: int) -> Iterator[bytes]:
         if last < first:
@@ -116,6 +124,25 @@ class ShardLog:
                     return
                 yield key
                 found = cursor.next()
+
+
+def keys_of_layout(txn: Any, layout: int, most: int) -> list[bytes]:
+    """Some keys of a layout; none when there are none."""
+    found: list[bytes] = []
+    with txn.cursor() as cursor:
+        for kind in (b"B", b"D", b"S"):
+            prefix = kind + _LAYOUT.pack(layout)
+            more = cursor.set_range(prefix)
+            while more and len(found) < most and bytes(cursor.key()).startswith(prefix):
+                found.append(bytes(cursor.key()))
+                more = cursor.next()
+    return found
+
+
+def place_of(key: bytes) -> tuple[int, int]:
+    """The layout and the shard in the key of a state or a chunk."""
+    layout, shard = _SHARD.unpack_from(key, 1)
+    return int(layout), int(shard)
 
 
 def epoch_of(key: bytes) -> int:
@@ -136,10 +163,14 @@ class LiveRows:
         self._base = log.base(folded)[::-1]
         self._later: defaultdict[int, Table] = defaultdict(lambda: Table(0, "sgd", {}, 0, 0.0))
 
+    def __len__(self) -> int:
+        """How many chunks are not read yet."""
+        return len(self._deltas) + len(self._base)
+
     @property
     def done(self) -> bool:
         """Whether every chunk has been read."""
-        return not self._deltas and not self._base
+        return not len(self)
 
     def read(self, log: ShardLog) -> TableChange:
         """The live rows of the next chunk (copies); in any transaction: chunks stay until a fold is finished."""

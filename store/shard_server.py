@@ -11,12 +11,13 @@ from typing import Any
 
 from pyarrow import flight
 
-from monobeam.store.backend import AwayError, Backend, OwnedError
+from monobeam.store.backend import AwayError, Backend, BackendError, OwnedError
 from monobeam.store.calls import Calls, Tenure
 from monobeam.store.connection import ALIVE
 from monobeam.store.head import TTL_S, Head
 from monobeam.store.hosting import Hosting, check_whole
 from monobeam.store.members import LocalMember, Members
+from monobeam.store.publishing import SyncLog
 from monobeam.store.wire import SCHEMA, Message, decode, encode, error_of
 
 _LOGGER = logging.getLogger(__name__)
@@ -100,16 +101,26 @@ def _answers(calls: Calls, request: Message) -> Iterator[Message]:
 
 
 class Ownership:
-    """Keeps a server the owner of its shards, for as long as the backend lets it."""
+    """Keeps a server the owner of its shards, for as long as the backend lets it.
+
+    ``sync``: address of the log that it writes the sync events of its shards to; without, trainers do.
+    """
 
     def __init__(
-        self, server: ShardServer, backend: Backend, numbers: Sequence[int], address: str, ttl_s: float = TTL_S
+        self,
+        server: ShardServer,
+        backend: Backend,
+        numbers: Sequence[int],
+        address: str,
+        ttl_s: float = TTL_S,
+        sync: str = "",
     ) -> None:
         self._server = server
         self._backend = backend
         self._numbers = numbers
         self._address = address
         self._ttl_s = ttl_s
+        self._sync_log = SyncLog(sync) if sync else None
         self._members: Members | None = None
         self._said = ""
 
@@ -125,6 +136,8 @@ class Ownership:
             _LOGGER.warning("%s; waiting for the shards", error)
             self.close()
             return
+        except BackendError as error:
+            _LOGGER.warning("%s; the lease may run out", error)
         if tenure.head is not None:
             tenure.head.tick(now_s)
 
@@ -135,6 +148,8 @@ class Ownership:
             tenure.hosting.end()
         if self._members is not None:
             self._members.close()
+        if self._sync_log is not None:
+            self._sync_log.close()
         self._backend.close()
 
     def _take(self) -> None:
@@ -147,7 +162,7 @@ class Ownership:
             return
         self._said = ""
         check_whole(self._backend, self._numbers)
-        hosting = Hosting(self._backend, self._numbers)
+        hosting = Hosting(self._backend, self._numbers, self._sync_log)
         self._members = Members(self._backend, LocalMember(self._address, hosting))
         head = Head(self._backend, self._members, self._ttl_s) if 0 in self._numbers else None
         self._server.tenure = Tenure(self._backend, self._address, hosting, head)

@@ -130,10 +130,21 @@ class StoreSpec:
 def check_fingerprint(uri: str, stored: Mapping[str, Any], given: Mapping[str, Any]) -> None:
     """Raise SpecError, naming both values of everything that differs, unless the two are equal."""
     differing = ", ".join(_differences(stored, given))
+    if differing and {**stored, "shards": given.get("shards")} == given:
+        there, here = stored["shards"], given["shards"]
+        raise SpecError(
+            f"{uri}: shards is {there} there and {here} here: set shards = {there} under [store], "
+            f"or cut the store anew: python -m monobeam.store reshard {here} --store={uri}"
+        )
     if differing:
         raise SpecError(
             f"{uri} holds another store: {differing}; open it with its own specification, or use another place"
         )
+
+
+def check_model(uri: str, stored: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """As ``check_fingerprint``, for readers: a store may have any number of shards."""
+    check_fingerprint(uri, {**stored, "shards": given["shards"]}, given)
 
 
 def _differences(there: Mapping[str, Any], here: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

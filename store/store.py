@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from monobeam.store.backend import Backend, Changed, open_backend
 from monobeam.store.bags import Keys, Mask
@@ -33,7 +36,9 @@ class Store(ParameterStore):
 
 
 class _Head:
-    """The head of a store whose only trainer is in its process."""
+    """The head of a store whose trainers are all in its process."""
+
+    publishes = False
 
     def __init__(self, ledger: Ledger, host: ShardHost, backend: Backend) -> None:
         self._ledger = ledger
@@ -71,13 +76,16 @@ class _Head:
         dense_values: bytes | None,
         now_us: int,
         meta: Mapping[str, Any],
-    ) -> None:
+        arrivals: npt.NDArray[np.int64],
+    ) -> Sequence[int]:
+        before = self._ledger.manifest.epochs
         manifest = self._ledger.next(positions, dense_values is not None, now_us, meta)
         shards = self._host.changes(manifest.epochs)
         commit = self._ledger.commit(manifest, list(shards.values()), dense, dense_values)
         self._backend.commit(commit)
         self._ledger.committed(commit)
         self._host.committed(manifest.epochs)
+        return before
 
     def changed(self, shard: int, since_epoch: int) -> Changed | None:
         return self._backend.changed(shard, since_epoch)
@@ -86,13 +94,21 @@ class _Head:
         self._backend.close()
 
 
-def open_store(spec: StoreSpec, uri: str) -> ParameterStore:
-    """The store at an address: in this process, or, at ``flight://HOST:PORT``, in shard servers."""
+def is_remote(uri: str) -> bool:
+    """Whether the store at an address is in shard servers, and not in the process that opens it."""
+    return uri.partition(":")[0] in ("flight", "flight+tls")
+
+
+def open_store(spec: StoreSpec, uri: str, partitions: Collection[int] | None = None) -> ParameterStore:
+    """The store at an address: in this process, or, at ``flight://HOST:PORT``, in shard servers.
+
+    ``partitions``: of the examples log, that the caller trains on (None: all); shard servers may have several callers.
+    """
     from monobeam.store.flight_store import FlightStore
 
-    if uri.partition(":")[0] in ("flight", "flight+tls"):
-        return FlightStore(spec, uri)
+    if is_remote(uri):
+        return FlightStore(spec, uri, partitions)
     return Store(spec, open_backend(uri))
 
 
-__all__ = ["ParameterStore", "Pulled", "Store", "open_store"]
+__all__ = ["ParameterStore", "Pulled", "Store", "is_remote", "open_store"]

@@ -20,6 +20,7 @@ import pyarrow as pa
 from pyarrow import flight
 
 from monobeam.store.backend import AwayError, BackendError, LeasedError, OwnedError, StaleError
+from monobeam.store.chunk import CorruptError
 from monobeam.store.room import TableFullError
 from monobeam.store.spec import SpecError
 
@@ -60,6 +61,7 @@ def decode(chunk: Any) -> Message:
     return Message(header, tuple(_array(chunk.data.column(i), *form) for i, form in enumerate(forms)))
 
 
+_DTYPES = ("<u8", "<i8", "<f4", "<u4", "|u1", "|b1")
 _NOTHING = pa.nulls(1, pa.large_binary())
 _EMPTY = pa.RecordBatch.from_arrays([_NOTHING] * len(SCHEMA), schema=SCHEMA)
 
@@ -71,6 +73,8 @@ def _column(array: Array) -> pa.LargeBinaryArray:
 
 
 def _array(column: pa.LargeBinaryArray, dtype: str, *shape: int) -> Array:
+    if dtype not in _DTYPES:
+        raise ValueError(f"an array of {dtype!r}: must be of {_DTYPES}")
     data = column.buffers()[2]
     if data is None or not data.size:
         return np.empty(shape, dtype)
@@ -102,6 +106,7 @@ _ERRORS: Mapping[str, type[Exception]] = {
     "stale": StaleError,
     "owned": LeasedError,
     "away": AwayError,
+    "corrupt": CorruptError,
     "spec": SpecError,
     "full": TableFullError,
     "value": ValueError,
@@ -112,6 +117,7 @@ def _kind(error: Exception) -> str:
     kinds = (
         (StaleError, "stale"),
         (OwnedError, "owned"),
+        (CorruptError, "corrupt"),
         (BackendError, "away"),
         (SpecError, "spec"),
         (TableFullError, "full"),

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +28,8 @@ from monobeam.models.window import BlockReport
 from monobeam.store import sync
 from monobeam.store.backend import AwayError
 from monobeam.store.heap import keep_freed_memory
-from monobeam.store.store import open_store
+from monobeam.store.parameters import ParameterStore
+from monobeam.store.store import is_remote, open_store
 from monobeam.transforms import resources
 from monobeam.transforms.append import Run, run_of
 from monobeam.transforms.tracker import END_OF_TIME, Ranges, RangesTracker
@@ -51,16 +52,16 @@ class TrainSettings:
 
 @dataclass
 class ExamplePartitions(beam.PTransform[Any, Any]):
-    """The numbers of the examples log's partitions, from the start of the job."""
+    """The numbers of partitions of the examples log, from the start of the job."""
 
-    count: int
+    numbers: Sequence[int]
 
     def expand(self, root: beam.pvalue.PBegin) -> beam.PCollection[int]:
         """Wire an impulse to the numbers."""
         return (
             root
             | "Impulse" >> beam.Impulse()
-            | "Numbers" >> beam.FlatMap(lambda _: range(self.count)).with_output_types(int)
+            | "Numbers" >> beam.FlatMap(lambda _: list(self.numbers)).with_output_types(int)
         )
 
 
@@ -77,28 +78,47 @@ class Train(beam.PTransform[Any, Any]):
     tailed: bool
 
     def expand(self, partitions: beam.PCollection[int]) -> Any:
-        """Wire the one reader."""
+        """Wire the one reader; where trainers work in parallel, let workers share the partitions."""
+        if self.settings.config.training.parallel:
+            partitions = partitions | "Spread" >> beam.Reshuffle()
         trainer = _TailExamples(self.settings) if self.tailed else _ReadExamples(self.settings)
         return partitions | "Examples" >> beam.ParDo(trainer).with_output_types(Run).with_outputs(METRICS, main="sync")
 
 
 _LOGGER = logging.getLogger(__name__)
 _lock = threading.Lock()
-_trainers: dict[str, Trainer] = {}
+_trainers: dict[tuple[str, int | None], Trainer] = {}  # by store and, where they work in parallel, partition
 
 
-def _trainer(settings: TrainSettings) -> Trainer:
-    """The trainer of this process on the store: one, whatever the number of partitions and DoFn instances."""
+def _trainer(settings: TrainSettings, partition: int) -> Trainer:
+    """The trainer of a partition in this process: the only one, or its own, whatever DoFn instances there are."""
+    own = partition if settings.config.training.parallel else None
     with _lock:
-        if settings.store not in _trainers:
+        trainer = _trainers.get((settings.store, own))
+        if trainer is None:
             keep_freed_memory()
-            store = open_store(settings.config.store_spec(), settings.store)
+            store = _store(settings, own)
             try:
-                _trainers[settings.store] = Trainer(settings.config, store)
+                trainer = Trainer(settings.config, store, own)
             except BaseException:
-                store.close()
+                if not _trainers_of(store):
+                    store.close()
                 raise
-        return _trainers[settings.store]
+            _trainers[settings.store, own] = trainer
+        return trainer
+
+
+def _store(settings: TrainSettings, own: int | None) -> ParameterStore:
+    """A store of this process, which its trainers share, or a session of the trainer's own in shard servers."""
+    if not is_remote(settings.store):
+        for (uri, _), trainer in list(_trainers.items()):
+            if uri == settings.store:
+                return trainer.store
+    return open_store(settings.config.store_spec(), settings.store, None if own is None else [own])
+
+
+def _trainers_of(store: ParameterStore) -> list[tuple[str, int | None]]:
+    return [key for key, trainer in list(_trainers.items()) if trainer.store is store]
 
 
 def _position(trainer: Trainer, partition: int) -> int:
@@ -106,29 +126,31 @@ def _position(trainer: Trainer, partition: int) -> int:
     return trainer.positions.get(partition, 0)
 
 
+def _drop(store: ParameterStore) -> None:
+    """Close a store, and forget its trainers. By whoever holds the store's lock: who waits for it must not go on."""
+    for key in _trainers_of(store):
+        _trainers.pop(key, None)
+    store.close()
+
+
 def close_all() -> None:
     """Close the stores of this process without a commit (the end of a pipeline, or of a test)."""
-    with _lock:
-        trainers = list(_trainers.values())
-        _trainers.clear()
-    for trainer in trainers:
-        trainer.store.close()
+    while trainers := list(_trainers.values()):
+        _drop(trainers[0].store)
 
 
 @contextmanager
-def _held(settings: TrainSettings) -> Iterator[Trainer]:
+def _held(settings: TrainSettings, partition: int) -> Iterator[Trainer]:
     """The trainer, with its store locked; on any exception it is dropped, as what it has in memory is half a block."""
     while True:
-        trainer = _trainer(settings)
+        trainer = _trainer(settings, partition)
         with trainer.store.lock:
-            if _trainers.get(settings.store) is not trainer:  # dropped while this thread waited for it
+            if trainer not in _trainers.values():  # dropped while this thread waited for it
                 continue
             try:
                 yield trainer
             except BaseException:
-                with _lock:
-                    trainer.store.close()
-                    _trainers.pop(settings.store, None)
+                _drop(trainer.store)
                 raise
             return
 
@@ -168,7 +190,7 @@ class _Examples(beam.DoFn, beam.transforms.core.RestrictionProvider):
         Gives the next offset and what to emit: only then, as others wait for the store meanwhile.
         """
         log = resources.reader(self._settings.examples, partition)
-        with _held(self._settings) as trainer:
+        with _held(self._settings, partition) as trainer:
             deadline = time.monotonic() + self._settings.commit_every_us / 1e6
             offset = _position(trainer, partition)
             while offset < stop:
@@ -184,7 +206,7 @@ class _Examples(beam.DoFn, beam.transforms.core.RestrictionProvider):
         started = time.monotonic()
         now_us = time.time_ns() // 1000
         events, metrics = trainer.commit(now_us, final=final)
-        if not events:
+        if "epoch" not in metrics["values"]:  # there was nothing to commit
             return []
         commit_ms = (time.monotonic() - started) * 1e3
         Metrics.distribution("monobeam.train", "commit_us").update(int(commit_ms * 1e3))
@@ -197,7 +219,8 @@ class _Examples(beam.DoFn, beam.transforms.core.RestrictionProvider):
             "arrays": metrics["arrays"],
         }
         runs = [run_of(event.shard, sync.SYNC, event.to_record()) for event in events]
-        return [*runs, beam.pvalue.TaggedOutput(METRICS, run_of(0, schemas.METRICS, record))]
+        own = partition if self._settings.config.training.parallel else 0  # one process appends to a partition
+        return [*runs, beam.pvalue.TaggedOutput(METRICS, run_of(own, schemas.METRICS, record))]
 
 
 def _count(report: BlockReport) -> None:

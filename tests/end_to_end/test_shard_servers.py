@@ -1,4 +1,4 @@
-"""Training in several processes: whatever dies or is paused in mid-course, the result has the bits of an undisturbed run."""
+"""Training in several processes: whoever dies or is paused, the result has the bits of an undisturbed run."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from monobeam.store.connection import Connection
 from monobeam.transforms import resources, train
 from tests.end_to_end import training
 from tests.end_to_end.run import PATIENCE_S, ROOT
-from tests.end_to_end.training import BLOCKS, IMPATIENT
-from tests.store.servers import Process
+from tests.end_to_end.training import BLOCKS
+from tests.store.servers import IMPATIENT, Process
 
 Parameters = dict[str, Any]
 
@@ -42,11 +42,11 @@ def undisturbed(folder: Path) -> Parameters:
 
 
 @pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     monkeypatch.setattr(Connection, "PULSE_S", IMPATIENT[0])
     monkeypatch.setattr(Connection, "PATIENCE_S", IMPATIENT[1])
     monkeypatch.setattr(train, "LONGEST_PAUSE_S", 0.5)
-    yield
+    yield monkeypatch
     train.close_all()
     resources.close_all()
 
@@ -85,10 +85,11 @@ def wait_until(condition: Callable[[], bool], running: Future[None] | None = Non
 
 
 @pytest.fixture
-def trainer(folder: Path) -> Iterator[Callable[[str, int], Future[None]]]:
-    """Starts a trainer in a thread."""
+def trainer(folder: Path, impatient: pytest.MonkeyPatch) -> Iterator[Callable[[str, int], Future[None]]]:
+    """Starts a trainer in a thread, which ends with the test."""
     with ThreadPoolExecutor(1) as pool:
         yield lambda store, shards: pool.submit(training.fold, folder, store, shards)
+        impatient.setattr(train, "LONGEST_PAUSE_S", -1)  # cannot be slept
 
 
 @pytest.fixture
@@ -139,7 +140,7 @@ def test_a_trainer_that_is_killed(
 ) -> None:
     store = f"lmdb:{tmp_path}/store"
     uri = processes(Process("0", store)).ready()
-    command = [sys.executable, "-m", "tests.end_to_end.training", "train", str(folder), uri, "1"]
+    command = [sys.executable, "-m", "tests.end_to_end.training", str(folder), uri, "1"]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE) as process:
         wait_until(lambda: position(store) > 0.3 * BLOCKS or process.poll() is not None)
         process.kill()
@@ -155,39 +156,31 @@ def test_a_server_that_is_paused_beyond_its_lease(
     undisturbed: Parameters,
     trainer: Callable[[str, int], Future[None]],
     processes: Callable[[Process], Process],
+    impatient: pytest.MonkeyPatch,
     paused: int,
 ) -> None:
     """Another one takes its shards over; when it goes on, it neither commits nor answers."""
     store, parts = new_table(), ("0-1", "2-3")
-    module = ("tests.end_to_end.training", "serve", "1.5")
+    module = ("tests.store.servers", "1.5")
     servers = [processes(Process(part, store, module=module)) for part in parts]
     addresses = [server.ready() for server in servers]
     running = trainer(addresses[1 - paused], 4)
-    wait_until(lambda: position(store) > 0.3 * BLOCKS, running)
-    held = [Connection(addresses[paused]) for _ in range(2)]
+    wait_until(lambda: position(store) > 0.2 * BLOCKS, running)
+    impatient.setattr(Connection, "PULSE_S", PATIENCE_S)
+    trainers, heads = Connection(addresses[paused]), Connection(addresses[paused])
+    generation = trainers.call("generation", {}).header["generation"]
     servers[paused].popen.send_signal(signal.SIGSTOP)
-    other = processes(Process(parts[paused], store, module=module))
-    taken = other.ready()
-    wait_until(lambda: position(store) > 0.6 * BLOCKS, running)
+    impatient.setattr(Connection, "PULSE_S", IMPATIENT[0])
+    taken = processes(Process(parts[paused], store, module=module)).ready()
+    wait_until(lambda: position(store) > 0.5 * BLOCKS, running)
+    keys = np.empty(0, np.uint64), np.zeros(1, np.int64)
+    pull = trainers.ask("pull", {"generation": generation, "table": "narrow", "now_s": 1, "pooled": True}, *keys)
+    prepare = heads.ask("prepare", {"generation": generation, "epochs": [1 << 40] * 4})
     servers[paused].popen.send_signal(signal.SIGCONT)
-    for method, header in (
-        ("pull", {"generation": 1, "table": "narrow", "now_s": 1, "pooled": True}),
-        ("prepare", {"generation": 1, "epochs": [1 << 50] * 4}),
-    ):
-        with pytest.raises(AwayError, match=r"lease|owned|shards|cannot be reached|ended"):
-            after_the_pause(addresses[paused]).call(method, header)
+    for late in (pull, prepare):
+        with pytest.raises(AwayError, match=r"is owned by process|lease is lost|not owned|waits for its shards"):
+            late.answer()
     running.result()
     assert parameters(taken) == undisturbed
-    for connection in held:
-        connection.close()
-
-
-def after_the_pause(address: str) -> Connection:
-    """A connection to a server that goes on."""
-    deadline = time.monotonic() + PATIENCE_S
-    while True:
-        try:
-            return Connection(address)
-        except AwayError:
-            assert time.monotonic() < deadline, "it did not go on"
-            time.sleep(0.05)
+    trainers.close()
+    heads.close()

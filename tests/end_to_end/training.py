@@ -1,12 +1,10 @@
-"""Parts of a training in several processes, each with little patience: a trainer, and a server of a store in Bigtable.
+"""A trainer as a process: ``python -m tests.end_to_end.training FOLDER STORE SHARDS``.
 
-``python -m tests.end_to_end.training train FOLDER STORE SHARDS`` trains to the end of the examples log in the folder,
-with a commit after every few blocks; ``... serve SECONDS OPTION...`` is a shard server whose lease lasts so long.
+It trains to the end of the examples log in the folder, with a commit after every few blocks.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -16,14 +14,11 @@ import numpy as np
 from monobeam.logs import block, schemas
 from monobeam.logs.log import open_log
 from monobeam.models.config import Config
-from monobeam.store import server
-from monobeam.store.connection import Connection
 from monobeam.transforms import train
 from monobeam.transforms.tracker import RangesTracker
 from tests.models import streams
 
 BLOCKS, ROWS = 300, 16
-IMPATIENT = 0.3, 1.0  # seconds between signs of life, and for one
 
 
 def configuration(shards: int) -> Config:
@@ -48,17 +43,11 @@ def fold(folder: Path, store: str, shards: int) -> None:
     """Train to the end of the log."""
     settings = train.TrainSettings(configuration(shards), f"file:{folder}/examples", store, 1, 1)
     reader = train._ReadExamples(settings)
-    reader.MAX_BLOCKS = 4
+    reader.MAX_BLOCKS = 6
     for _ in reader.process(0, RangesTracker(reader.initial_restriction(0))):
         pass
     train.close_all()
 
 
 if __name__ == "__main__":
-    Connection.PULSE_S, Connection.PATIENCE_S = IMPATIENT
-    if sys.argv[1] == "train":
-        fold(Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]))
-    else:
-        from monobeam.store.bigtable import BigtableBackend
-
-        os._exit(server.main(sys.argv[3:], lambda uri: BigtableBackend(uri, lease_s=float(sys.argv[2]))))
+    fold(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))

@@ -72,7 +72,7 @@ BLOCKS = [now_and_then(number) for number in range(20)]
 
 def alive(trainer: Trainer) -> dict[tuple[str, int], bytes]:
     """Every row of every table that is not to be forgotten by now, with state, times and counts."""
-    trainer.store.expire(trainer._clock_s)
+    trainer.store.expire(trainer._progress.clock_s)
     return rows_of(trainer)
 
 

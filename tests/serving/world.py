@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,7 @@ class World:
         self.store = Store(self.config.store_spec(), open_backend(self.uri("store")))
         self.trainer = Trainer(self.config, self.store)
         self.sync: Appender = open_log(self.uri("sync"), partitions=1).appender(0, SYNC)
+        self._by_shard: dict[int, Appender] = {}
         self._offset = 0
         self.metrics = Metrics(values={}, arrays={})  # of the last commit
 
@@ -124,6 +126,22 @@ class World:
         """Append events to the sync log."""
         self.sync.append([event.to_record() for event in events])
 
+    def publish_by_shard(self, events: Sequence[SyncEvent]) -> None:
+        """Append events to the partitions of their shards, as a pipeline does, in a sync log of its own."""
+        for event in events:
+            if event.shard not in self._by_shard:
+                self._by_shard[event.shard] = open_log(self.uri("sync_by_shard")).appender(event.shard, SYNC)
+            self._by_shard[event.shard].append([event.to_record()])
+
+    def reopen(self, shards: int, reshard: Callable[[], None]) -> None:
+        """End the trainer, let the store be cut anew, and start it with a configuration that says so."""
+        self.store.close()
+        reshard()
+        self.config = replace(self.config, store=replace(self.config.store, shards=shards))
+        self.store = Store(self.config.store_spec(), open_backend(self.uri("store")))
+        self.trainer = Trainer(self.config, self.store)
+        self._offset = self.trainer.positions.get(0, 0)
+
     def step(self, seed: int, rows: int = 60) -> None:
         """Train, commit, publish."""
         self.publish(self.commit(seed, rows))
@@ -136,7 +154,8 @@ class World:
 
     def close(self) -> None:
         """Give everything back."""
-        self.sync.close()
+        for appender in (self.sync, *self._by_shard.values()):
+            appender.close()
         self.store.close()
 
 

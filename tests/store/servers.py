@@ -1,4 +1,7 @@
-"""Shard servers for tests: in this process, where clocks and failures are at hand, and as processes of their own."""
+"""Shard servers for tests: in this process, where clocks and failures are at hand, and as processes of their own.
+
+``python -m tests.store.servers SECONDS OPTION...`` is one of a store in Bigtable whose leases last so long.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from monobeam.store import server
 from monobeam.store.backend import AwayError, Backend
+from monobeam.store.connection import Connection
 from monobeam.store.flight_store import FlightStore
 from monobeam.store.shard_server import Ownership, ShardServer
 from monobeam.store.spec import StoreSpec
 
 PATIENCE_S = 60.0
+IMPATIENT = 0.3, 1.0  # seconds between signs of life, and for one
 ROOT = Path(__file__).parents[2]
 
 
@@ -75,6 +81,11 @@ class Process:
         assert address, self.said()
         return address
 
+    def complaint(self) -> str:
+        """The next line that it complains with."""
+        assert self.popen.stderr is not None
+        return self.popen.stderr.readline()
+
     def said(self) -> str:
         """What it complained of, after its end."""
         self.popen.kill()
@@ -105,3 +116,10 @@ def patiently(spec: StoreSpec, uri: str) -> FlightStore:
         except AwayError:
             assert time.monotonic() < deadline, f"waited {PATIENCE_S} s in vain"
             time.sleep(0.1)
+
+
+if __name__ == "__main__":
+    from monobeam.store.bigtable import BigtableBackend
+
+    Connection.PULSE_S, Connection.PATIENCE_S = IMPATIENT
+    os._exit(server.main(sys.argv[2:], lambda uri: BigtableBackend(uri, lease_s=float(sys.argv[1]))))

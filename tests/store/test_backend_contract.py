@@ -12,10 +12,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from monobeam.store.backend import Backend, BackendError, Commit, OwnedError, SeenKeys, ShardCommit, open_backend
+from monobeam.store.backend import (
+    FORGET_ALL,
+    Backend,
+    BackendError,
+    Commit,
+    OwnedError,
+    SeenKeys,
+    ShardCommit,
+    open_backend,
+)
 from monobeam.store.changes import NO_KEYS, Change
-from monobeam.store.lmdb import LmdbBackend
-from monobeam.store.memory import MemoryBackend
 from monobeam.store.spec import SpecError
 from tests.store.history import (
     FINGERPRINT,
@@ -31,45 +38,9 @@ from tests.store.history import (
     rows_of,
     seen_of,
 )
+from tests.store.places import Opener
 
-Opener = Callable[[], Backend]
 NO_SEEN = SeenKeys(NO_KEYS, np.empty(0, np.uint32))
-_numbers = itertools.count()
-
-
-def memory_place(_: Path) -> Opener:
-    name = f"contract-{next(_numbers)}"
-    return lambda: MemoryBackend(name, keep_epochs=8, fold_bytes=1 << 14)
-
-
-def lmdb_place(directory: Path) -> Opener:
-    place = directory / f"store-{next(_numbers)}"
-    return lambda: LmdbBackend(place, keep_epochs=8, fold_bytes=1 << 14, durable=False)
-
-
-PLACES = {"memory": memory_place, "lmdb": lmdb_place}
-
-
-@pytest.fixture(params=[*PLACES, "bigtable"], scope="session")
-def new_place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Opener]:
-    """Makes places for stores; what it returns opens a backend on the same contents each time."""
-    if request.param == "bigtable":
-        bigtable_place: Callable[[], Opener] = request.getfixturevalue("bigtable_place")
-        return bigtable_place
-    directory = tmp_path_factory.mktemp("backends")
-    return lambda: PLACES[request.param](directory)
-
-
-@pytest.fixture
-def place(new_place: Callable[[], Opener]) -> Opener:
-    return new_place()
-
-
-@pytest.fixture
-def backend(place: Opener) -> Backend:
-    opened = place()
-    opened.own()
-    return opened
 
 
 def test_nothing_before_the_first_commit(place: Opener) -> None:
@@ -172,6 +143,15 @@ def test_old_example_keys_are_forgotten_and_young_ones_kept(backend: Backend) ->
                  for key in range(second * count, (second + 1) * count)}  # fmt: skip
         assert young.items() <= stored.items()
         assert len(stored) <= len(young) + 3 * count
+
+
+def test_all_example_keys_can_be_replaced_at_once(backend: Backend) -> None:
+    for number in range(1, 4):
+        backend.commit(commit(number))
+    keys = SeenKeys(np.arange(7, dtype=np.uint64), np.full(7, 5, np.uint32))
+    shards = [ShardCommit(epoch, {}) for epoch in manifest(4).epochs]
+    backend.commit(Commit(manifest(4), shards, keys, FORGET_ALL))
+    assert seen_of(backend) == dict.fromkeys(range(7), 5)
 
 
 def test_dense_bytes_of_any_size(backend: Backend) -> None:

@@ -18,6 +18,7 @@ from monobeam.store.members import LocalMember, Members
 from monobeam.store.memory import MemoryBackend
 from monobeam.store.spec import SpecError, StoreSpec, TableSpec
 
+NO_ARRIVALS = np.empty(0, np.int64)
 SPEC = StoreSpec("m", (TableSpec("t", 2, "sgd", 0.5),), shards=2)
 TTL_S = 10.0
 IDS = Bags(np.arange(20, dtype=np.uint64), np.arange(21, dtype=np.int64))
@@ -55,7 +56,7 @@ class World:
 
     def commit(self, opened: Opened, now_s: float = 0.0, **positions: int) -> Manifest:
         given = {int(name[1:]): offset for name, offset in positions.items()}
-        return self.head.commit(opened.session, given, None, None, 1_000_000, {"said": 1}, now_s)
+        return self.head.commit(opened.session, given, None, None, 1_000_000, {"said": 1}, NO_ARRIVALS, now_s).manifest
 
     def updates(self) -> int:
         return int(self.hosting.at(self.hosting.generation).update_counts("t", IDS.keys)().sum())
@@ -163,6 +164,14 @@ def test_a_sign_of_life_keeps_a_session(world: World) -> None:
     world.open(MINE, 2 * TTL_S + 1)
     with pytest.raises(StaleError):
         world.head.alive(first.session, 2 * TTL_S + 1)
+
+
+def test_a_late_sign_of_life_takes_nothing_back(world: World) -> None:
+    first = world.open(MINE)
+    world.head.alive(first.session, TTL_S)
+    world.head.work(first.session, 1.0)
+    with pytest.raises(LeasedError):
+        world.open(MINE, 2 * TTL_S)
 
 
 def test_a_commit_waits_for_blocks_and_holds_new_ones_back(world: World) -> None:

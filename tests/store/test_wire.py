@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from monobeam.store.backend import AwayError, BackendError, LeasedError, OwnedError, StaleError
+from monobeam.store.chunk import CorruptError
 from monobeam.store.room import TableFullError
 from monobeam.store.spec import SlotPolicy, SpecError, StoreSpec, TableSpec
 from monobeam.store.wire import Message, Place, decode, encode, error_of, raised
@@ -52,6 +53,12 @@ def test_messages_come_as_they_were_sent(sent: list[Any], header: dict[str, Any]
         assert one.flags.writeable
 
 
+def test_arrays_are_of_numbers() -> None:
+    batch, _ = encode(Message({}, (np.zeros(1),)))
+    with pytest.raises(ValueError, match="an array of '<f8'"):
+        decode(Chunk(batch, pa.py_buffer(b'{"arrays": [["<f8", 1]]}')))
+
+
 @pytest.mark.parametrize(
     ("error", "kinds"),
     [
@@ -59,6 +66,7 @@ def test_messages_come_as_they_were_sent(sent: list[Any], header: dict[str, Any]
         (OwnedError("x"), (LeasedError, AwayError)),
         (BackendError("x"), (AwayError,)),
         (AwayError("x"), (AwayError,)),
+        (CorruptError("x"), (CorruptError,)),
         (SpecError("x"), (SpecError,)),
         (ValueError("x"), (ValueError,)),
         (TableFullError("x"), (TableFullError,)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -22,11 +23,13 @@ from monobeam.models.features import FeatureEncoder
 from monobeam.models.trainer import Trainer
 from monobeam.store import dense
 from monobeam.store.backend import open_backend
+from monobeam.store.lmdb import LmdbBackend
 from monobeam.store.sync import SYNC
 from monobeam.transforms import resources, train
 from monobeam.transforms.tracker import RangesTracker
 from tests.models import streams
 from tests.store.counts import update_count_sum
+from tests.store.servers import served
 
 CONFIG = streams.config(["user"], "dim = 2\nhidden = [4]")
 SECOND = 1_000_000
@@ -94,12 +97,12 @@ def tail(given: train.TrainSettings) -> list[Any]:
 
 
 def updates(given: train.TrainSettings) -> int:
-    return update_count_sum(train._trainer(given).store)
+    return update_count_sum(train._trainer(given, 0).store)
 
 
 def dense_is_published(given: train.TrainSettings) -> bool:
     """Whether serving can get the weights as they are now."""
-    trainer = train._trainer(given)
+    trainer = train._trainer(given, 0)
     backend = open_backend(given.store)
     try:
         published = backend.dense_values()
@@ -126,19 +129,19 @@ def fail_once(trainer: Trainer, call: int) -> None:
 def test_a_bundle_that_is_tried_again_after_an_exception_trains_every_example_once(folder: Path, call: int) -> None:
     given = settings(folder)
     append(folder, 0, 0, 1, 2)
-    fail_once(train._trainer(given), call)
+    fail_once(train._trainer(given, 0), call)
     with pytest.raises(MemoryError, match="once"):
         read(given)
     read(given)
     ids = 3 * len(FeatureEncoder(CONFIG).encode(streams.block([1] * 4, {"user": list("abcd")})).bags.keys)
     assert updates(given) == ids
-    assert train._trainer(given).positions == {0: 3}
+    assert train._trainer(given, 0).positions == {0: 3}
 
 
 def test_a_commit_that_fails_is_made_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given = settings(folder)
     append(folder, 0, 0, 1)
-    monkeypatch.setattr(train._trainer(given).store._head._backend, "commit", lambda commit: 1 / 0)
+    monkeypatch.setattr(train._trainer(given, 0).store._head._backend, "commit", lambda commit: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         read(given)
     read(given)
@@ -149,12 +152,12 @@ def test_who_waited_for_a_trainer_that_failed_goes_on_with_the_next(folder: Path
     given = settings(folder)
     append(folder, 0, 0)
     append(folder, 1, 0)
-    failed = train._trainer(given)
-    with pytest.raises(MemoryError), train._held(given):
+    failed = train._trainer(given, 0)
+    with pytest.raises(MemoryError), train._held(given, 0):
         waiting = ThreadPoolExecutor(1).submit(read, given, 1)
         raise MemoryError
     waiting.result()
-    assert train._trainer(given) is not failed
+    assert train._trainer(given, 0) is not failed
     read(given, 0)
     assert updates(given) == 8
 
@@ -173,7 +176,7 @@ def test_nothing_is_emitted_while_the_store_is_held(folder: Path) -> None:
     reader = train._ReadExamples(given)
     outputs = reader.process(0, Tracker(reader.initial_restriction(0)))
     next(outputs)
-    assert ThreadPoolExecutor(1).submit(is_free, train._trainer(given).store.lock).result()
+    assert ThreadPoolExecutor(1).submit(is_free, train._trainer(given, 0).store.lock).result()
 
 
 def test_a_bounded_run_publishes_the_dense_weights_that_it_ends_with(folder: Path, clock: Clock) -> None:
@@ -206,6 +209,36 @@ def test_a_log_that_ends_before_it_promised_is_an_error(folder: Path) -> None:
     append(folder, 0, 0)
     with pytest.raises(OSError, match="ended at 1, 3 was promised"):
         list(train._ReadExamples(given).process(0, Tracker(train.Ranges((0,), (3,)))))
+
+
+def test_a_store_that_is_away_is_waited_for(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with served(LmdbBackend(folder / "served", durable=False), range(1)) as server:
+        given = replace(settings(folder), store=server.uri)
+        append(folder, 0, 0, 1)
+        assert events(read(given))
+        append(folder, 0, 2)
+        server.ownership.close()
+        pauses: list[float] = []
+
+        def sleep(seconds: float) -> None:
+            pauses.append(seconds)
+            if len(pauses) == 3:
+                server.ownership.step(0.0)
+
+        now = {"monotonic": time.monotonic, "time_ns": time.time_ns}
+        monkeypatch.setattr(train, "time", SimpleNamespace(sleep=sleep, **now))
+        (event,) = events(read(given))
+        assert event["previous_epoch"] > 0
+        assert pauses[:3] == [0.1, 0.2, 0.4]
+        assert "partition 0 waits for the store: flight://" in caplog.text
+        train.close_all()
+    backend = LmdbBackend(folder / "served")
+    manifest = backend.manifest()
+    assert manifest is not None
+    assert manifest.positions == {0: 3}
+    backend.close()
 
 
 def is_free(lock: Any) -> bool:
