@@ -33,7 +33,7 @@ say = @printf '\033[1m==>\033[0m %s\n' "$(1)"
 install_in = { [ -x $(VENV)/bin/uv ] && VIRTUAL_ENV=$(1) $(VENV)/bin/uv pip install -q $(2) ; } || $(1)/bin/python -m pip install -q $(2)
 install = $(call install_in,$(VENV),$(1))
 
-.PHONY: help setup prism emulator data demo test lint types bench peers clean distclean
+.PHONY: help setup prism emulator data demo test lint types bench faults peers clean distclean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*##  *\(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -62,8 +62,11 @@ types: setup  ## mypy, strict, over every package
 
 bench: setup prism data  ## every benchmark (about half an hour): figures for people, then one line of JSON each
 	@for benchmark in benchmarks/*.py; do \
-	  case $$benchmark in */_*) continue;; esac; \
+	  case $$benchmark in */_*|*/faults.py) continue;; esac; \
 	  printf '\033[1m==>\033[0m %s\n' "$$benchmark"; $(PY) -m "benchmarks.$$(basename "$$benchmark" .py)"; done
+
+faults: setup prism emulator  ## a thousand faults on LMDB and Bigtable, and what must hold after each (about 40 minutes)
+	@$(PY) -m benchmarks.faults
 
 peers: $(PEERS)/tfra/installed $(PEERS)/fbgemm/installed  ## what the table is measured beside: TFRA and fbgemm (7 GB)
 	@true

@@ -37,7 +37,7 @@ def say(line: str) -> None:
     sys.stdout.flush()
 
 
-def show(report: Report) -> None:
+def show(report: Report, store: str) -> None:
     """Figures for people, then JSON."""
     say(f"  {'fault':24} {'times':>6}   all trained and served again within, seconds: median, longest")
     for kind, count in sorted(report.by_kind.items()):
@@ -47,16 +47,17 @@ def show(report: Report) -> None:
     say(f"{report.blocks} blocks, {report.examples} examples, {report.repeated} more of them were repetitions")
     starts = ", ".join(f"{name} {count}" for name, count in sorted(report.starts.items()))
     say(f"processes started: {starts}")
-    say(f"{report.requests} requests, {report.request_errors} without an answer, {report.passed_over} answered only by")
-    say(f"another server than the one asked first; longest time without an answer {report.longest_gap_s * 1e3:.0f} ms")
+    say(f"{report.requests} requests, {report.request_errors} without an answer; {report.passed_over} times a server")
+    say(f"did not answer and the next was asked; longest time without an answer {report.longest_gap_s * 1e3:.0f} ms")
     for violation in report.violations:
-        say(f"VIOLATION {violation}; again: python -m benchmarks.faults --replay={violation.seed}")
+        say(f"VIOLATION {violation}; again: python -m benchmarks.faults --store={store} --replay={violation.seed}")
     result = {
         "faults": report.faults,
         "violations": len(report.violations),
         "by_kind": dict(sorted(report.by_kind.items())),
         "requests": report.requests,
         "request_errors": report.request_errors,
+        "servers_passed_over": report.passed_over,
         "longest_gap_ms": round(report.longest_gap_s * 1e3, 1),
         "seconds": round(report.seconds, 1),
     }
@@ -70,6 +71,8 @@ def main() -> int:
     parser.add_argument("--store", choices=STORES, default="both", help="(default: %(default)s)")
     parser.add_argument("--replay", type=int, metavar="SEED", help="only the round of that seed")
     options = parser.parse_args()
+    if options.faults < 1:
+        parser.error(f"--faults {options.faults}: must be at least 1")
     stores = STORES[options.store]
     nursery, prism = Nursery(), tool("prism")
     with running(tool("emulator")) if "bigtable" in stores else nullcontext("") as emulator:
@@ -79,7 +82,7 @@ def main() -> int:
         else:
             campaign.run(options.seed, stores, options.faults, PER_ROUND)
     report = campaign.report
-    show(report)
+    show(report, options.store)
     return 1 if report.violations else 0
 
 

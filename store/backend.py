@@ -164,7 +164,7 @@ class SharedBackend(Backend, Protocol):
     """
 
     def owners(self) -> Mapping[int, str]:
-        """The addresses of the shards whose leases are in force."""
+        """The addresses of the shards whose owners did not give them back; whether they live is known by asking."""
 
     def check_owned(self) -> None:
         """OwnedError unless the leases of this owner are in force now."""

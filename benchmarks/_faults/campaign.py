@@ -142,9 +142,9 @@ class Round:
         world = self._world
         world.grow(True)
         try:
-            time.sleep(rng.uniform(0.05, 0.3))
+            time.sleep(rng.uniform(0.05, 0.2))
             FAULTS[self._kind](world, rng)
-            time.sleep(rng.uniform(0, 0.2))
+            time.sleep(rng.uniform(0, 0.1))
         except TimeoutError as error:
             return self._violated("the fault hits", str(error))
         finally:

@@ -12,7 +12,7 @@ from benchmarks._faults.keeper import Role
 from benchmarks._faults.plan import Plan
 
 SERVING = ("serving0", "serving1")
-LEASE_S = 1.5
+LEASE_S = 1.0
 
 
 @dataclass(frozen=True)

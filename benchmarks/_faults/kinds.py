@@ -54,7 +54,7 @@ def pause(role: Callable[[World, random.Random], Role]) -> Fault:
         assert victim.child is not None
         victim.child.signal(signal.SIGSTOP)
         try:
-            time.sleep(rng.uniform(0.5, 1.0) if world.plan.store == "lmdb" else rng.uniform(1.2, 2.5) * LEASE_S)
+            time.sleep(rng.uniform(0.5, 1.0) if world.plan.store == "lmdb" else rng.uniform(1.2, 2.2) * LEASE_S)
         finally:
             victim.child.signal(signal.SIGCONT)
 

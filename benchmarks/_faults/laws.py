@@ -29,10 +29,10 @@ from monobeam.store.backend import Backend
 from monobeam.store.bags import Keys
 from monobeam.store.manifest import Manifest
 from monobeam.store.memory import MemoryBackend
+from monobeam.store.parameters import ALL
 from monobeam.store.room import TableRoom
 from monobeam.store.shard import Shard, lookup
 from monobeam.store.spec import SLOT_SHIFT
-from monobeam.store.parameters import ALL
 from monobeam.store.store import Store
 
 ITEMS_ASKED = 200

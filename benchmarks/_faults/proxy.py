@@ -34,7 +34,7 @@ _OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_len
 _Answers = Iterator[bytes]
 
 
-class Proxy(grpc.GenericRpcHandler):
+class Proxy(grpc.GenericRpcHandler):  # type: ignore[misc]
     """Answers every method there is."""
 
     def __init__(self, emulator: str) -> None:

@@ -49,8 +49,8 @@ class BigtableBackend:
     """A store in a table that ``create`` has made: ``bigtable://PROJECT/INSTANCE/TABLE``.
 
     ``keep_epochs``: how many commits of a shard replicas may miss and need not read everything; ``lease_s``: after how
-    long without renewal others may take a shard (None: as the address says); ``wait_s``: how long ``own`` waits for an owner that is alive;
-    ``patience_s``: how long what fails is tried again.
+    long without renewal others may take a shard (None: as the address says); ``wait_s``: how long ``own`` waits for an
+    owner that is alive; ``patience_s``: how long what fails is tried again.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class BigtableBackend:
             self.recover(known)
 
     def owners(self) -> Mapping[int, str]:
-        """See SharedBackend; by this machine's clock."""
+        """See SharedBackend; whoever is there and does not answer may be dead, as a lease has no clock of its own."""
         leases = {shard: lease_of(cells) for shard, cells in shard_rows(self._client).items()}
         return {shard: lease["address"] for shard, lease in leases.items() if lease}
 

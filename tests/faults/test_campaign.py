@@ -16,7 +16,6 @@ def run(planned: Plan, nursery: Nursery, emulator: str = "") -> Campaign:
     said: list[str] = []
     campaign = Campaign(nursery, emulator, "", said.append)
     campaign.round(planned)
-    print(campaign.report.recovery_s)
     assert not campaign.report.violations, "\n".join(said)
     return campaign
 

@@ -1,4 +1,4 @@
-"""The campaign sees what is broken: each of these breaks one thing on purpose, and the law that it is against says so."""
+"""The campaign sees what is broken: each of these breaks one thing on purpose, and the law against it says so."""
 
 from __future__ import annotations
 

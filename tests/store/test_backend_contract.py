@@ -259,7 +259,9 @@ def _change(shard: int, number: int, written: list[int], deleted: list[int]) -> 
     return Change(ids_of(shard)[written], rows, ids_of(shard)[gone])
 
 
-@pytest.mark.parametrize("uri", ["", "lmdb:", "redis:x", "store", "bigtable://p/i", "bigtable://p/i/t/x"])
+@pytest.mark.parametrize(
+    "uri", ["", "lmdb:", "redis:x", "store", "bigtable://p/i", "bigtable://p/i/t/x", "bigtable://p/i/t?lease_s=0"]
+)
 def test_unknown_places(uri: str) -> None:
     with pytest.raises(ValueError, match=r"must be .*bigtable://PROJECT/INSTANCE/TABLE"):
         open_backend(uri)
