@@ -185,9 +185,10 @@ class Client:
             try:
                 merged = Chunks()
                 for response in call:
-                    for cell in merged.add(response.chunks):
-                        yield cell
-                        last = cell.key
+                    whole = merged.add(response.chunks)
+                    yield from whole
+                    if whole:
+                        last = whole[-1].key
                 return
             except grpc.RpcError as error:
                 if last:
@@ -272,6 +273,10 @@ class Chunks:
         """The cells of all rows that these chunks complete."""
         whole: list[Cell] = []
         for chunk in chunks:
+            if chunk.commit_row and not self._row and not self._parts and not chunk.value_size:  # nearly all are so
+                self._key, self._column = chunk.row_key, chunk.qualifier.value
+                whole.append(Cell(self._key, self._column, chunk.timestamp_micros // 1000, chunk.value))
+                continue
             if chunk.reset_row:
                 self._row, self._parts = [], []
                 continue
