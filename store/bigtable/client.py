@@ -152,9 +152,9 @@ class Client:
             messages.CheckAndMutateRowResponse.pb().FromString,
         )
 
-    def attempts(self, what: str) -> Attempts:
-        """For a call that is retried by its caller."""
-        return Attempts(f"{self.address.uri}: {what}", self._patience_s)
+    def attempts(self, what: str, patience_s: float | None = None) -> Attempts:
+        """For a call that is retried by its caller; ``patience_s``: other than the client's."""
+        return Attempts(f"{self.address.uri}: {what}", self._patience_s if patience_s is None else patience_s)
 
     def mutate(self, entries: Iterable[bytes]) -> None:
         """Apply the mutations of ``wire``, several requests at a time, in any order; returns when all are applied.
@@ -172,13 +172,15 @@ class Client:
         finally:
             wait(pending)
 
-    def cells(self, rows: Range | Sequence[bytes], filters: Mapping[str, Any]) -> Iterator[Cell]:
+    def cells(
+        self, rows: Range | Sequence[bytes], filters: Mapping[str, Any], patience_s: float | None = None
+    ) -> Iterator[Cell]:
         """The cells that pass all filters (fields of RowFilter), of a range or of rising keys; by key, then as stored.
 
         A stream that breaks is resumed after its last whole row.
         """
         chain = _filter(filters)
-        attempts = self.attempts("read")
+        attempts = self.attempts("read", patience_s)
         while True:
             last = b""
             call = self._read_rows(self._read_request(rows, chain), timeout=BULK_TIMEOUT_S, metadata=self._metadata)
