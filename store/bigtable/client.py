@@ -157,9 +157,9 @@ class Client:
             messages.CheckAndMutateRowResponse.pb().FromString,
         )
 
-    def attempts(self, what: str) -> Attempts:
-        """For a call that is retried by its caller."""
-        return Attempts(f"{self.address.uri}: {what}", self._patience_s)
+    def attempts(self, what: str, patience_s: float | None = None) -> Attempts:
+        """For a call that is retried by its caller; ``patience_s``: other than the client's."""
+        return Attempts(f"{self.address.uri}: {what}", self._patience_s if patience_s is None else patience_s)
 
     def mutate(self, entries: Iterable[bytes]) -> None:
         """Apply the mutations of ``wire``, several requests at a time, in any order; returns when all are applied.
@@ -177,22 +177,25 @@ class Client:
         finally:
             wait(pending)
 
-    def cells(self, rows: Range | Sequence[bytes], filters: Mapping[str, Any]) -> Iterator[Cell]:
+    def cells(
+        self, rows: Range | Sequence[bytes], filters: Mapping[str, Any], patience_s: float | None = None
+    ) -> Iterator[Cell]:
         """The cells that pass all filters (fields of RowFilter), of a range or of rising keys; by key, then as stored.
 
         A stream that breaks is resumed after its last whole row.
         """
         chain = _filter(filters)
-        attempts = self.attempts("read")
+        attempts = self.attempts("read", patience_s)
         while True:
             last = b""
             call = self._read_rows(self._read_request(rows, chain), timeout=BULK_TIMEOUT_S, metadata=self._metadata)
             try:
                 merged = Chunks()
                 for response in call:
-                    for cell in merged.add(response.chunks):
-                        yield cell
-                        last = cell.key
+                    whole = merged.add(response.chunks)
+                    yield from whole
+                    if whole:
+                        last = whole[-1].key
                 return
             except grpc.RpcError as error:
                 if last:
@@ -277,6 +280,10 @@ class Chunks:
         """The cells of all rows that these chunks complete."""
         whole: list[Cell] = []
         for chunk in chunks:
+            if chunk.commit_row and not self._row and not self._parts and not chunk.value_size:  # nearly all are so
+                self._key, self._column = chunk.row_key, chunk.qualifier.value
+                whole.append(Cell(self._key, self._column, chunk.timestamp_micros // 1000, chunk.value))
+                continue
             if chunk.reset_row:
                 self._row, self._parts = [], []
                 continue

@@ -43,7 +43,7 @@ class StateRow:
         self._lease_s = lease_s
         self._address = address
         self._lock = threading.RLock()
-        self._doubtful: bytes | None = None
+        self._doubtful: set[bytes] = set()  # versions that may have come true, or may come true later
         self._seen: tuple[bytes, float] | None = None
         self._owned = False
         self._why = f"{self._where} is not owned"
@@ -77,15 +77,18 @@ class StateRow:
                 return False
             return True
 
-    def change(self, cells: Mapping[bytes, bytes]) -> None:
+    def change(self, cells: Mapping[bytes, bytes], patience_s: float | None = None) -> None:
         """Write cells, and renew the lease; OwnedError, and nothing is written, if someone else has taken it.
 
         BackendError: it is open whether they are written, until the next call that succeeds.
         """
         with self._lock:
-            self._settle()
-            lease = self._lease()
-            self._push({**cells, LEASE: json.dumps(lease).encode()})
+            self._settle(patience_s)
+            self._push({**cells, LEASE: json.dumps(self._lease()).encode()}, patience_s)
+
+    def renew(self) -> None:
+        """Renew the lease; as ``change``, but with no more patience than it leaves."""
+        self.change({}, self._lease_s / 3)
 
     def settle(self) -> None:
         """Know whether the last change happened, and that it will not happen later if it did not."""
@@ -104,7 +107,12 @@ class StateRow:
         if not self._owned:
             raise LeasedError(self._why)
         if now_s() >= self.valid_until:
-            self.change({})
+            try:
+                self.renew()
+            except OwnedError:
+                raise
+            except BackendError as error:
+                raise LeasedError(f"{self._where}: the lease has expired, and cannot be renewed: {error}") from error
 
     @property
     def _where(self) -> str:
@@ -126,50 +134,52 @@ class StateRow:
             f"end it first, or wait {lease['lease_s']:g} s after it ended: a store has one owner"
         )
 
-    def _read(self) -> None:
+    def _read(self, patience_s: float | None = None) -> None:
         filters = {"family_name_regex_filter": STATE, "cells_per_column_limit_filter": 1}
-        self.cells = {cell.column: cell.value for cell in self._client.cells([self._key], filters)}
+        self.cells = {cell.column: cell.value for cell in self._client.cells([self._key], filters, patience_s)}
 
-    def _push(self, cells: Mapping[bytes, bytes], delete: bytes | None = None) -> None:
+    def _push(self, cells: Mapping[bytes, bytes], patience_s: float | None = None, delete: bytes | None = None) -> None:
         """Compare and set until it is known to have happened."""
         if not self._owned:
             raise LeasedError(self._why)
-        before, after = self.version, os.urandom(16)
+        after = os.urandom(16)
         mutations = [cell_mutation(value, STATE, column) for column, value in {**cells, VERSION: after}.items()]
         if delete is not None:
             column = Mutation.DeleteFromColumn(family_name=STATE, column_qualifier=delete)
             mutations.append(Mutation(delete_from_column=column))
-        attempts = self._client.attempts(f"lease of shard {self.shard}")
-        self._doubtful = after
+        attempts = self._client.attempts(f"lease of shard {self.shard}", patience_s)
+        self._doubtful.add(after)
         while True:
             sent = now_s()
             try:
-                applied = self._client.check_and_mutate(self._key, *_is_version(before), mutations)
-                break
+                if self._client.check_and_mutate(self._key, *_is_version(self.version), mutations):
+                    break
             except grpc.RpcError as error:
                 attempts.failed(*status_of(error))
-        if not applied:  # by this attempt: by an earlier one whose answer was lost, or by someone else
-            self._read()
-            if self.version != after:
+                continue
+            self._read(patience_s)  # not by this attempt: by an earlier one whose answer was lost, or by someone else
+            if self.version == after:
+                break
+            if self.version not in self._doubtful:
                 self._lost()
-        self._doubtful = None
+        self._doubtful = set()
         self.cells = {**self.cells, **cells, VERSION: after}
         self.valid_until = sent + self._lease_s
 
-    def _settle(self) -> None:
-        if self._doubtful is None:
+    def _settle(self, patience_s: float | None = None) -> None:
+        if not self._doubtful:
             return
-        doubtful, before = self._doubtful, self.version
-        self._read()
-        if self.version == doubtful:
-            self._doubtful = None
+        before = self.version
+        self._read(patience_s)
+        if self.version in self._doubtful:
+            self._doubtful = set()
         elif self.version == before:
-            self._push({})  # the new version keeps the other from coming true
+            self._push({}, patience_s)  # the new version keeps the others from coming true
         else:
             self._lost()
 
     def _lost(self) -> None:
-        self._owned, self.valid_until, self._doubtful = False, 0.0, None
+        self._owned, self.valid_until, self._doubtful = False, 0.0, set()
         by = json.loads(self.cells[LEASE]) if LEASE in self.cells else None
         self._why = self._owned_by(by) if by else f"{self._where} was taken over and given back meanwhile"
         raise LeasedError(self._why)
@@ -234,7 +244,7 @@ class Leases:
 
     def _renew(self) -> None:
         while not self._ended.wait(self._lease_s / 3):
-            _each(list(self.rows.values()), lambda row: row.change({}))
+            _each(list(self.rows.values()), StateRow.renew)
 
 
 def _taken(row: StateRow, until: float) -> bool:

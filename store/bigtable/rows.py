@@ -6,9 +6,9 @@ import contextlib
 import itertools
 import queue
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -87,9 +87,9 @@ class Moment:
         until = {"end_timestamp_micros": 1000 * (self.stamp + 1)}
         filters = {"family_name_regex_filter": ROWS, "timestamp_range_filter": until}
         newest = client.cells(rows, {**filters, "cells_per_column_limit_filter": 1})
-        if not self.void:
-            yield from newest
-            return
+        return self._without_void(client, newest, filters) if self.void else newest
+
+    def _without_void(self, client: Client, newest: Iterator[Cell], filters: Mapping[str, Any]) -> Iterator[Cell]:
         stamps = {void.stamp for void in self.void}
         for cell in newest:
             if cell.stamp in stamps and self._is_void(cell):  # written late: what counts is older

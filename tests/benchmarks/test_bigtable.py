@@ -9,6 +9,7 @@ import pytest
 from benchmarks import bigtable
 
 
+@pytest.mark.filterwarnings("ignore:Connecting to Bigtable emulator")
 def test_a_short_run(emulator: str, capsys: pytest.CaptureFixture[str]) -> None:
     bigtable.main(["--rows", "400", "--rounds", "2"])
     text, _, last = capsys.readouterr().out.strip().rpartition("\n")

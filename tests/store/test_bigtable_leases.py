@@ -8,15 +8,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
 
 from monobeam.store.backend import BackendError, OwnedError, ShardCommit
 from monobeam.store.bigtable import BigtableBackend
 from tests.store import bigtable_owner
+from tests.store.bigtable_proxy import CallError, Forward, Proxy
 from tests.store.history import Twin, check, commit, manifest
 
 LEASE_S = bigtable_owner.LEASE_S
@@ -245,3 +247,73 @@ def test_a_clock_that_goes_back_makes_no_two_cells_of_one_stamp(open_backend: Ca
     for number in range(3, 9):
         backend.commit(commit(number))
         check(backend, Twin().advance(number))
+
+
+def test_who_cannot_reach_the_table_does_not_own_it_for_longer_than_its_lease(
+    emulator: str, new_table: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proxy = Proxy(emulator)
+    monkeypatch.setenv("BIGTABLE_EMULATOR_HOST", proxy.address)
+    backend = BigtableBackend(new_table(), lease_s=LEASE_S)
+    backend.own()
+    backend.check_owned()
+
+    def fail(request: bytes, forward: Forward) -> Iterable[bytes]:
+        raise CallError(grpc.StatusCode.UNAVAILABLE)
+
+    why: list[str] = []
+
+    def is_owned() -> bool:
+        try:
+            backend.check_owned()
+            return True
+        except OwnedError as error:
+            why.append(str(error))
+            return False
+
+    proxy.hooks |= {"CheckAndMutateRow": fail, "ReadRows": fail}
+    began = time.monotonic()
+    wait_until(lambda: not is_owned())
+    assert "the lease has expired, and cannot be renewed" in why[0]
+    assert time.monotonic() - began < 30
+    proxy.hooks.clear()
+    wait_until(is_owned)
+    backend.close()
+    proxy.close()
+
+
+@pytest.mark.parametrize("applied", [True, False])
+def test_a_publication_in_doubt_is_known_before_anything_follows(
+    emulator: str, new_table: Callable[[], str], monkeypatch: pytest.MonkeyPatch, applied: bool
+) -> None:
+    """Its answer is lost for longer than patience lasts; the request comes once more when it must do nothing."""
+    proxy = Proxy(emulator)
+    monkeypatch.setenv("BIGTABLE_EMULATOR_HOST", proxy.address)
+    backend = BigtableBackend(new_table(), lease_s=60.0, patience_s=0.3)
+    backend.own()
+    backend.commit(commit(1))
+    kept = []
+
+    def lose(request: bytes, forward: Forward) -> Iterable[bytes]:
+        kept.append((request, forward))
+        if applied:
+            list(forward(request))
+        raise CallError(grpc.StatusCode.UNAVAILABLE)
+
+    backend.prepare(dict(enumerate(commit(2).shards)))
+    proxy.hooks["CheckAndMutateRow"] = lose
+    with pytest.raises(BackendError, match="lease of shard 0: UNAVAILABLE"):
+        backend.publish(commit(2))
+    assert len(kept) > 1
+    proxy.hooks.clear()
+    twin = Twin().advance(1 + applied)
+    check(backend, twin)
+    for request, forward in kept:
+        list(forward(request))
+    backend.recover([0, 1])
+    check(backend, twin)
+    for number in range(2 + applied, 8):
+        backend.commit(commit(number))
+    check(backend, Twin().advance(7))
+    backend.close()
+    proxy.close()
