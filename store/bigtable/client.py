@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import re
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -33,6 +34,7 @@ CALL_TIMEOUT_S = 5.0
 BULK_TIMEOUT_S = 60.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 5.0
 LEASE_S = 10.0
+_TABLE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,49}")  # what the service takes; its emulator takes anything
 
 RETRYABLE = frozenset(
     code.value[0]
@@ -80,6 +82,10 @@ class Address:
         if not known or not is_number:
             form = "bigtable://PROJECT/INSTANCE/TABLE[?app_profile=NAME][&lease_s=SECONDS]"
             raise ValueError(f"store {uri!r}: must be {form}")
+        if not _TABLE.fullmatch(path[1]):
+            raise ValueError(
+                f"store {uri!r}: {path[1]!r}: a table's name has 1 to 50 letters, digits, '_', '-' and '.'"
+            )
         return Address(uri, parts.netloc, path[0], path[1], profile, float(lease))
 
     def beside(self, table: str) -> Address:

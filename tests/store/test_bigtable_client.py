@@ -289,3 +289,9 @@ def test_addresses(uri: str, app_profile: str) -> None:
     assert address.app_profile == app_profile
     assert Address.parse(address.beside("u").uri).name == "projects/p/instances/i/tables/u"
     assert Address.parse(address.beside("u").uri).app_profile == app_profile
+
+
+@pytest.mark.parametrize("table", ["t" * 51, "-t", "a%20b", "ü"])
+def test_names_that_the_service_does_not_take(table: str) -> None:
+    with pytest.raises(ValueError, match="'" + table + "'.* a table's name has 1 to 50 letters"):
+        Address.parse(f"bigtable://p/i/{table}")
