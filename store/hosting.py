@@ -98,9 +98,13 @@ class Hosting:
         return self._sync_log is not None
 
 
-def check_whole(backend: Backend, numbers: Sequence[int]) -> None:
-    """Refuse a part of a store whose shards cannot have several owners."""
-    manifest = None if is_shared(backend) else backend.manifest()
+def check_numbers(backend: Backend, numbers: Sequence[int]) -> None:
+    """Refuse shards that the store does not have, and a part of a store whose shards cannot have several owners."""
+    manifest = backend.manifest()
+    if manifest is not None and min(numbers) >= len(manifest.epochs):
+        raise BackendError(
+            f"{backend.uri} has {len(manifest.epochs)} shards, from 0 on: none of {list(numbers)} is one"
+        )
     missing = [] if manifest is None else sorted(set(range(len(manifest.epochs))) - set(numbers))
-    if missing or (not is_shared(backend) and 0 not in numbers):
+    if not is_shared(backend) and (missing or 0 not in numbers):
         raise BackendError(f"{backend.uri} has one owner: its server must have all of its shards, from 0 on")

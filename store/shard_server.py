@@ -15,7 +15,7 @@ from monobeam.store.backend import AwayError, Backend, BackendError, OwnedError
 from monobeam.store.calls import Calls, Tenure
 from monobeam.store.connection import ALIVE
 from monobeam.store.head import TTL_S, Head
-from monobeam.store.hosting import Hosting, check_whole
+from monobeam.store.hosting import Hosting, check_numbers
 from monobeam.store.members import LocalMember, Members
 from monobeam.store.publishing import SyncLog
 from monobeam.store.wire import SCHEMA, Message, decode, encode, error_of
@@ -161,7 +161,7 @@ class Ownership:
             self._said = str(error)
             return
         self._said = ""
-        check_whole(self._backend, self._numbers)
+        check_numbers(self._backend, self._numbers)
         hosting = Hosting(self._backend, self._numbers, self._sync_log)
         self._members = Members(self._backend, LocalMember(self._address, hosting))
         head = Head(self._backend, self._members, self._ttl_s) if 0 in self._numbers else None

@@ -78,6 +78,23 @@ def test_a_part_of_an_embedded_store_is_refused(tmp_path: Path) -> None:
         assert "has one owner: its server must have all of its shards" in server.said()
 
 
+@pytest.mark.parametrize("where", ["lmdb", "bigtable"])
+def test_shards_that_a_store_does_not_have_are_refused(
+    where: str,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    uri = f"lmdb:{tmp_path}/store" if where == "lmdb" else request.getfixturevalue("new_table")()
+    store = Store(replace(SPEC, shards=3), open_backend(uri))
+    commit(store, 1)
+    store.close()
+    assert main(["--shards=3,7", f"--store={uri}"]) == 1
+    assert f"{uri} has 3 shards, from 0 on: none of [3, 7] is one" in capsys.readouterr().err
+
+
 def test_a_second_server_waits_for_the_first_to_end(tmp_path: Path) -> None:
     place = f"lmdb:{tmp_path}/store"
     with ExitStack() as running:
