@@ -19,7 +19,9 @@ from apache_beam.options.pipeline_options import PipelineOptions, StandardOption
 from apache_beam.runners.runner import PipelineState
 
 from monobeam.pipelines import summary
+from monobeam.store.backend import BackendError
 from monobeam.store.room import TableFullError
+from monobeam.store.spec import SpecError
 from monobeam.transforms import resources, train
 
 _LOGGER = logging.getLogger(__name__)
@@ -68,8 +70,8 @@ def run(
         _give_back()
     except BaseException as error:  # Raised in the midst of Beam, _Stopped may arrive as something else.
         if not stopped:
-            if (full := _full(error)) is not None:
-                print(f"{command}: {full}; nothing that was committed is lost: start it with more", file=sys.stderr)
+            if (said := _said_by_the_store(error)) is not None:
+                print(f"{command}: {said}", file=sys.stderr)
                 sys.exit(1)
             raise
         if not streaming:
@@ -91,11 +93,23 @@ def _give_back() -> None:
     resources.close_all()
 
 
-def _full(error: BaseException) -> str | None:
-    """Which table was full, if that is why the job failed: runners pass on no more than the text of a traceback."""
-    text = f"{type(error).__name__}: {error}"
-    found = re.findall(rf"{TableFullError.__name__}: (.*)", text)
-    return str(found[-1]) if found else None
+def _said_by_the_store(error: BaseException) -> str | None:
+    """Why the store ended the job, if it did: runners pass on no more than the text of a traceback."""
+    kinds = "|".join(kind.__name__ for kind in (TableFullError, SpecError, BackendError, *_kinds_of(BackendError)))
+    found = re.findall(
+        rf"\b({kinds}): (.*?)(?: \[while running .*)?$", f"{type(error).__name__}: {error}", re.MULTILINE
+    )
+    if not found:
+        return None
+    kind, said = found[-1]
+    more = "; nothing that was committed is lost: start it with more" if kind == TableFullError.__name__ else ""
+    return f"{said}{more}"
+
+
+def _kinds_of(error: type[Exception]) -> set[type[Exception]]:
+    """All kinds of an error, and their kinds."""
+    kinds = set(error.__subclasses__())
+    return kinds.union(*map(_kinds_of, kinds))
 
 
 def _counters(result: Any) -> summary.Counters:

@@ -15,6 +15,9 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.runner import PipelineState
 
 from monobeam.pipelines import run, summary
+from monobeam.store.backend import BackendError, LeasedError
+from monobeam.store.chunk import CorruptError
+from monobeam.store.spec import SpecError
 
 UNTIL = 1_767_232_800_500_000
 
@@ -135,3 +138,16 @@ def test_a_job_that_fails_gives_status_1() -> None:
 
     with pytest.raises(SystemExit, match="1"):
         run.run("train", build, PipelineOptions([]))
+
+
+@pytest.mark.parametrize("kind", [SpecError, BackendError, LeasedError, CorruptError])
+def test_what_the_store_says_against_a_job_is_the_last_word(
+    kind: type[Exception], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(number: int) -> None:
+        raise kind(f"lmdb:store: shards is {number} there")
+
+    with pytest.raises(SystemExit) as ended:
+        run.run("train", lambda pipeline: pipeline | beam.Create([3]) | beam.Map(refused), PipelineOptions([]))
+    assert ended.value.code == 1
+    assert capsys.readouterr().err.splitlines()[-1] == "train: lmdb:store: shards is 3 there"
