@@ -55,7 +55,9 @@ def parser() -> argparse.ArgumentParser:
 
     def add(name: str, text: str) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text, description=text)
-        command.add_argument("--store", required=True, metavar="URI", help="the store, such as lmdb:DIRECTORY")
+        command.add_argument(
+            "--store", required=True, metavar="URI", help="lmdb:DIRECTORY or bigtable://PROJECT/INSTANCE/TABLE"
+        )
         return command
 
     add("create", "make the place for a store, with all that it needs")

@@ -63,7 +63,9 @@ def _is_loopback(host: str) -> bool:
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m monobeam.store.server", description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m monobeam.store.server", description=(__doc__ or "").partition("\n\n")[2]
+    )
     parser.add_argument("--shards", required=True, help="which shards: 0-3, or 0-1,6 (an embedded store: all of them)")
     parser.add_argument("--store", required=True, help="address of the backend: lmdb:DIRECTORY or bigtable://...")
     parser.add_argument("--sync", default="", help="log to write sync events to, e.g. file:DIR (default: trainers do)")
