@@ -21,6 +21,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import pyarrow as pa
+
 from monobeam.store.backend import Backend, open_backend
 from monobeam.store.heap import keep_freed_memory
 from monobeam.store.numbers import numbers
@@ -86,7 +88,11 @@ def _start(options: argparse.Namespace, opener: Callable[[str], Backend]) -> tup
     secret, shards = token(), _shards(options.shards)
     place = listening(options.listen, secured=bool(tls and secret), tls=tls is not None)
     backend = opener(options.store)
-    server = ShardServer(place.location, secret, tls)
+    try:
+        server = ShardServer(place.location, secret, tls)
+    except pa.ArrowException as error:
+        also = f", with {options.tls_cert} and {options.tls_key}" if tls else ""
+        raise ValueError(f"--listen={options.listen}: cannot listen there{also}: {error}") from error
     address = f"flight{'+tls' if tls else ''}://{options.advertise or f'{place.host}:{server.port}'}"
     return server, Ownership(server, backend, shards, address, sync=options.sync), address
 

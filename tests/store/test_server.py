@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
+import socket
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -67,6 +68,19 @@ def test_what_cannot_be_served(
     monkeypatch.setenv("MONOBEAM_TOKEN_FILE", "")
     assert main(options) == 1
     assert said in capsys.readouterr().err
+
+
+def test_where_it_cannot_listen(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        place = f"--listen=grpc://127.0.0.1:{taken.getsockname()[1]}"
+        assert main(["--shards=0", "--store=memory:", place]) == 1
+    assert f"{place}: cannot listen there" in capsys.readouterr().err
+    (tmp_path / "no.pem").write_text("no certificate")
+    assert main(["--shards=0", "--store=memory:", f"--tls-cert={tmp_path}/no.pem", f"--tls-key={tmp_path}/no.pem"]) == 1
+    assert f"cannot listen there, with {tmp_path}/no.pem" in capsys.readouterr().err
 
 
 def test_a_part_of_an_embedded_store_is_refused(tmp_path: Path) -> None:
