@@ -19,25 +19,41 @@ _KEPT_VERSIONS = 16
 
 
 def create(uri: str) -> bool:
-    """Make the table of a store, with its families, in an instance that exists; False if it was there already."""
+    """Make the table of a store, with its families, in an instance that exists; False if it was there already.
+
+    One that is there without the families gets them.
+    """
     from google.cloud.bigtable_admin_v2.types import bigtable_table_admin as messages
     from google.cloud.bigtable_admin_v2.types import table as schema
 
-    address = Address.parse(uri)
+    address, families, answer = Address.parse(uri), _families(), schema.Table.pb()
+    request = messages.CreateTableRequest.pb()(
+        parent=address.parent, table_id=address.table, table=answer(column_families=families)
+    )
+    metadata = f"parent={address.parent}"
+    if _call(address, "CreateTable", request, answer, metadata, grpc.StatusCode.ALREADY_EXISTS) is not None:
+        return True
+    metadata = f"name={address.name}"
+    there = _call(address, "GetTable", messages.GetTableRequest.pb()(name=address.name), answer, metadata)
+    modify = messages.ModifyColumnFamiliesRequest.pb()
+    missing = [modify.Modification(id=name, create=families[name]) for name in families.keys() - there.column_families]
+    if missing:
+        request = modify(name=address.name, modifications=missing)
+        _call(address, "ModifyColumnFamilies", request, answer, metadata)
+    return False
+
+
+def _families() -> dict[str, Any]:
+    from google.cloud.bigtable_admin_v2.types import table as schema
+
     rule = schema.GcRule.pb()
     # History is trimmed by its owner; this is for what a writer that was never heard of again left.
     old = rule(max_age=duration_pb2.Duration(seconds=_DAY_S))
     many = rule(max_num_versions=_KEPT_VERSIONS)
-    families = {
+    return {
         ROWS: schema.ColumnFamily.pb()(gc_rule=rule(intersection=rule.Intersection(rules=[old, many]))),
         STATE: schema.ColumnFamily.pb()(gc_rule=rule(max_num_versions=1)),
     }
-    request = messages.CreateTableRequest.pb()(
-        parent=address.parent, table_id=address.table, table=schema.Table.pb()(column_families=families)
-    )
-    metadata = f"parent={address.parent}"
-    made = _call(address, "CreateTable", request, schema.Table.pb(), metadata, grpc.StatusCode.ALREADY_EXISTS)
-    return made is not None
 
 
 def drop(uri: str) -> bool:

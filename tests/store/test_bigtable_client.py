@@ -9,12 +9,14 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+from google.cloud.bigtable_admin_v2.types import bigtable_table_admin as admin
+from google.cloud.bigtable_admin_v2.types import table as schema
 from google.cloud.bigtable_v2.types import bigtable as messages
 from google.rpc.status_pb2 import Status
 
 from monobeam.store.backend import BackendError
 from monobeam.store.bags import PREFIXES, Keys, shard_of
-from monobeam.store.bigtable import BigtableBackend, wire
+from monobeam.store.bigtable import BigtableBackend, create, tables, wire
 from monobeam.store.bigtable.client import Address, Chunks, Client
 from monobeam.store.bigtable.published import Void
 from monobeam.store.bigtable.rows import Moment, in_parallel
@@ -295,3 +297,16 @@ def test_addresses(uri: str, app_profile: str) -> None:
 def test_names_that_the_service_does_not_take(table: str) -> None:
     with pytest.raises(ValueError, match="'" + table + "'.* a table's name has 1 to 50 letters"):
         Address.parse(f"bigtable://p/i/{table}")
+
+
+def test_a_table_without_families_gets_them(new_table: Callable[[], str]) -> None:
+    uri = new_table()
+    address, modify = Address.parse(uri), admin.ModifyColumnFamiliesRequest.pb()
+    dropped = [modify.Modification(id=family, drop=True) for family in (wire.ROWS, wire.STATE)]
+    request = modify(name=address.name, modifications=dropped)
+    tables._call(address, "ModifyColumnFamilies", request, schema.Table.pb(), f"name={address.name}")
+    assert not create(uri)
+    backend = BigtableBackend(uri)
+    backend.own()
+    backend.close()
+    assert not create(uri)
