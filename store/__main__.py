@@ -22,6 +22,7 @@ be killed at any time and started again.
 Status: 0 done; 1 check found faults; 2 it could not be done, and standard error says why.
 """
 SHOWN_EVERY_S = 1.0
+_PLACES = {"store": "store", "to": "to", "from": "source"}  # options and their attributes
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -79,8 +80,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> Figures:
-    if options.store.startswith("memory:"):
-        raise ValueError(f"--store={options.store}: a store in memory is that of one process; there is nothing to see")
+    for name, place in _PLACES.items():
+        uri = getattr(options, place, None) or ""
+        if uri.startswith("memory:"):
+            raise ValueError(f"--{name}={uri}: a store in memory is that of one process; there is nothing to see")
     store = open_storage(options.store)
     try:
         return COMMANDS[options.command](store, options, _shown(options.command))

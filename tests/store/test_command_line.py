@@ -197,6 +197,12 @@ def test_arguments_that_cannot_be(shell: Shell) -> None:
         assert refused.value.code == 2
 
 
+@pytest.mark.parametrize("arguments", [("keep", "--to=memory:"), ("restore", "--from=memory:")])
+def test_no_copy_is_in_memory(lmdb_shell: Shell, arguments: tuple[str, ...]) -> None:
+    lmdb_shell.run(*arguments, status=2)
+    assert f"{arguments[1]}: a store in memory is that of one process" in lmdb_shell.error
+
+
 def test_as_a_program(lmdb_shell: Shell) -> None:
     shell = lmdb_shell
     command = [sys.executable, "-m", "monobeam.store"]
