@@ -95,10 +95,10 @@ def _give_back() -> None:
 
 def _said_by_the_store(error: BaseException) -> str | None:
     """Why the store ended the job, if it did: runners pass on no more than the text of a traceback."""
-    kinds = "|".join(kind.__name__ for kind in (TableFullError, SpecError, BackendError, *_kinds_of(BackendError)))
-    found = re.findall(
-        rf"\b({kinds}): (.*?)(?: \[while running .*)?$", f"{type(error).__name__}: {error}", re.MULTILINE
-    )
+    kinds: list[type[Exception]] = [TableFullError, SpecError, BackendError, *_kinds_of(BackendError)]
+    names = "|".join(kind.__name__ for kind in kinds)
+    text = f"{type(error).__name__}: {error}"
+    found = re.findall(rf"\b({names}): (.*?)(?: \[while running .*)?$", text, re.MULTILINE)
     if not found:
         return None
     kind, said = found[-1]
