@@ -10,7 +10,7 @@ import argparse
 import json
 import shutil
 import sys
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from statistics import median
 
@@ -77,10 +77,11 @@ def main() -> int:
     nursery, prism = Nursery(), tool("prism")
     with running(tool("emulator")) if "bigtable" in stores else nullcontext("") as emulator:
         campaign = Campaign(nursery, emulator, prism, say)
-        if options.replay is not None:
-            campaign.round(plan(options.replay, stores, PER_ROUND))
-        else:
-            campaign.run(options.seed, stores, options.faults, PER_ROUND)
+        with suppress(KeyboardInterrupt):  # what was found until then is reported
+            if options.replay is not None:
+                campaign.round(plan(options.replay, stores, PER_ROUND))
+            else:
+                campaign.run(options.seed, stores, options.faults, PER_ROUND)
     report = campaign.report
     show(report, options.store)
     return 1 if report.violations else 0

@@ -70,12 +70,10 @@ class Campaign:
 
     def run(self, seed: int, stores: Sequence[str], faults: int, per_round: int) -> Report:
         """So many faults, in rounds of the seeds from ``seed`` on."""
-        started = time.monotonic()
         number = seed
         while (left := faults - self.report.faults) > 0:
             self.round(plan(number, stores, min(left, per_round)))
             number += 1
-        self.report.seconds = time.monotonic() - started
         return self.report
 
     def round(self, planned: Plan) -> None:
@@ -90,6 +88,7 @@ class Campaign:
         finally:
             world.end()
             self._add(world)
+            self.report.seconds += time.monotonic() - started
         found = self.report.violations[before:]
         if found:
             self._say("\n".join(f"VIOLATION {violation}" for violation in found))

@@ -112,9 +112,10 @@ class World:
         )
 
     def epoch_of(self, server: str) -> int:
-        """The epoch that a server answers from; -1 where it does not answer."""
+        """The epoch that a server answers from; -1 where it does not answer, or is still reading the store."""
         with suppress(OSError, HTTPException, ValueError, KeyError):
-            return int(json.loads(ask(self.ports[server], "GET", "/ready")[1])["epoch"])
+            status, said = ask(self.ports[server], "GET", "/ready")
+            return int(json.loads(said)["epoch"]) if status == 200 else -1
         return -1
 
     def request(self, number: int) -> bytes:

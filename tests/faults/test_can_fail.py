@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -100,8 +102,12 @@ BROKEN: dict[Callable[[World, random.Random], None], set[str]] = {
 
 @pytest.mark.parametrize("broken", BROKEN)
 def test_what_is_broken_is_reported(
-    broken: Callable[[World, random.Random], None], nursery: Nursery, monkeypatch: pytest.MonkeyPatch
+    broken: Callable[[World, random.Random], None],
+    nursery: Nursery,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # what is left of a round with violations is kept
     monkeypatch.setitem(kinds.FAULTS, broken.__name__, broken)
     said: list[str] = []
     campaign = Campaign(nursery, "", "", said.append)
