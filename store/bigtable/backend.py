@@ -146,8 +146,8 @@ class BigtableBackend:
             self._tidied(number, published, begun[number])
         if 0 in shards:
             self._extras.recover(published, begun[0])
-            if published is None:  # attempts at a first commit, with any number of shards
-                self._tidy(history.listed_before(self._client, 1), None, 0, begun[0])
+            if published is None:
+                self._forget_first_attempts()
             else:
                 before = history.listed_before(self._client, _layout(published))
                 self._tidy(before, published, 2**63, max(published.stamps))
@@ -312,6 +312,15 @@ class BigtableBackend:
         history.undo(self._client, [delta for delta in deltas if delta not in valid and delta.stamp <= begun])
         history.trim(self._client, [delta for delta in valid if delta.epoch <= horizon])
         return [delta for delta in valid if delta.epoch > horizon]
+
+    def _forget_first_attempts(self) -> None:
+        """Undo what was prepared for a first commit, of whatever number of shards, before this owner renews its lease:
+        what comes after may be of others.
+        """
+        begun = {number: _intent(cells).stamp for number, cells in shard_rows(self._client).items()}
+        self._owned(0).renew()
+        deltas = history.listed_before(self._client, 1)
+        history.forget(self._client, [delta for delta in deltas if delta.stamp <= begun.get(delta.shard, 0)])
 
     def _intents(self, shards: int) -> list[Intent]:
         """What all shards mean to write, or have written."""

@@ -6,16 +6,20 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 
 import grpc
+import numpy as np
 import pytest
 
-from monobeam.store.backend import BackendError, OwnedError
+from monobeam.store.backend import BackendError, Commit, OwnedError, SeenKeys, ShardCommit
 from monobeam.store.bigtable import BigtableBackend
 from monobeam.store.bigtable.ownership import now_s
+from monobeam.store.changes import NO_KEYS
 from tests.store.bigtable_proxy import CallError, Forward, Hold, Proxy
-from tests.store.history import SHARDS, Twin, apply, check, commit, rows_of, seen_of
+from tests.store.history import FINGERPRINT, SHARDS, Twin, apply, check, commit, manifest, rows_of, seen_of
 
 WEEK_LATER = 800_001
 SCAN = b"r\0\0"
+ONE_SHARD = {"fingerprint": {**FINGERPRINT, "shards": 1}, "epochs": (2000,)}
+NO_SEEN = SeenKeys(NO_KEYS, np.empty(0, np.uint32))
 Opener = Callable[..., BigtableBackend]
 
 
@@ -165,6 +169,36 @@ def test_recovery_that_was_paused_undoes_nothing_of_later_commits(
     check(owner, twin.advance(4))
     owner.close()
     check(open_backend(), twin)
+
+
+def test_a_first_commit_that_failed_leaves_nothing_to_one_of_fewer_shards(open_backend: Opener) -> None:
+    """Also where not all of its owners had begun."""
+    first, one = open_backend(), Commit(manifest(2, **ONE_SHARD), [ShardCommit(2000, {})], NO_SEEN, 0)
+    first.own([1])
+    first.prepare({1: commit(1).shards[1]})
+    first.close()
+    second = open_backend()
+    second.own()
+    assert not list(second.raw_cells())
+    second.commit(one)
+    assert not rows_of(second, 0)
+    second.reshard(2)
+    second.close()
+    third = open_backend()
+    third.own()
+    assert not list(third.faults())
+
+
+def test_resharding_leaves_the_shards_of_others_alone(open_backend: Opener) -> None:
+    standby, owner = open_backend(), open_backend()
+    standby.own([5], "standby:1")
+    owner.own([0, 1])
+    owner.commit(commit(1))
+    owner.reshard(3)
+    owner.reshard(2)
+    assert owner.owners() == {0: "", 1: "", 5: "standby:1"}
+    owner.close()
+    standby._leases.rows[5].renew()
 
 
 def test_who_lost_the_lease_while_reading_knows_what_was_trimmed(
