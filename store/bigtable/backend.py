@@ -308,9 +308,10 @@ class BigtableBackend:
         return self._deltas[number]
 
     def _tidy(self, deltas: list[Delta], published: Published | None, horizon: int, begun: int) -> list[Delta]:
-        valid = [delta for delta in deltas if is_published(delta, published)]
-        history.undo(self._client, [delta for delta in deltas if delta not in valid and delta.stamp <= begun])
-        history.trim(self._client, [delta for delta in valid if delta.epoch <= horizon])
+        void = {delta for delta in deltas if not is_published(delta, published)}
+        valid = [delta for delta in deltas if delta not in void]
+        history.undo(self._client, (delta for delta in void if delta.stamp <= begun))
+        history.trim(self._client, (delta for delta in valid if delta.epoch <= horizon))
         return [delta for delta in valid if delta.epoch > horizon]
 
     def _forget_first_attempts(self) -> None:

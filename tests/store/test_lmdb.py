@@ -135,6 +135,14 @@ def test_a_full_disk_is_said_and_harms_nothing(tmp_path: Path) -> None:
     check(LmdbBackend(tmp_path), Twin().advance(number + 1))
 
 
+def test_a_store_that_cannot_be_opened_is_not_owned(tmp_path: Path) -> None:
+    (tmp_path / "data.mdb").write_bytes(b"no store" * 1000)
+    backend = LmdbBackend(tmp_path)
+    for each in (backend, backend, LmdbBackend(tmp_path)):
+        with pytest.raises(BackendError, match="cannot open the store"):
+            each.own()
+
+
 def test_damage_is_noticed(tmp_path: Path) -> None:
     backend = LmdbBackend(tmp_path)
     backend.own()
