@@ -100,6 +100,8 @@ def _or_why_not(faults: Iterator[str], what: str) -> Iterator[str]:
         yield str(error)
     except ValueError as error:
         yield f"{what}: {error}"
+    except LookupError as error:
+        yield f"{what}: something that the manifest does not name: {error}"
 
 
 def _some(ids: Keys) -> str:

@@ -92,23 +92,14 @@ class LmdbBackend:
         """See Backend."""
         if self._owner is not None:
             return
+        self._owner = self._claimed()
         try:
-            self._directory.mkdir(parents=True, exist_ok=True)
-            owner = os.open(self._directory / "owner", os.O_RDWR | os.O_CREAT, 0o666)
-        except OSError as error:
-            raise BackendError(f"{self.uri}: cannot be written: {error}") from error
-        try:
-            fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            other = os.read(owner, 100).decode(errors="replace").strip()
-            os.close(owner)
-            raise OwnedError(f"{self.uri}: owned by process {other}; end it first: a store has one owner") from None
-        os.ftruncate(owner, 0)
-        os.pwrite(owner, f"{os.getpid()}\n".encode(), 0)
-        self._owner = owner
-        environment = self._environment(create=True)
-        assert environment is not None
-        environment.take_over()
+            environment = self._environment(create=True)
+            assert environment is not None
+            environment.take_over()
+        except BaseException:
+            self.close()
+            raise
 
     def manifest(self) -> Manifest | None:
         """See Backend."""
@@ -224,6 +215,26 @@ class LmdbBackend:
                 os.close(self._owner)
                 self._owner = None
             self._folds.clear()
+
+    def _claimed(self) -> int:
+        """The file that says who is the owner, locked; a lock goes with its process."""
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            owner = os.open(self._directory / "owner", os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise BackendError(f"{self.uri}: cannot be written: {error}") from error
+        try:
+            fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.ftruncate(owner, 0)
+            os.pwrite(owner, f"{os.getpid()}\n".encode(), 0)
+        except BlockingIOError:
+            other = os.read(owner, 100).decode(errors="replace").strip()
+            os.close(owner)
+            raise OwnedError(f"{self.uri}: owned by process {other}; end it first: a store has one owner") from None
+        except OSError as error:
+            os.close(owner)
+            raise BackendError(f"{self.uri}: cannot be locked: {error}") from error
+        return owner
 
     def _environment(self, create: bool = False) -> Environment | None:
         with self._lock:

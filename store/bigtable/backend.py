@@ -10,7 +10,8 @@ never used again, and readers pass over it, should somebody who was paused write
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
@@ -32,7 +33,7 @@ from monobeam.store.bigtable.client import Address, Client
 from monobeam.store.bigtable.extras import Extras
 from monobeam.store.bigtable.history import Delta
 from monobeam.store.bigtable.ownership import Leases, StateRow, lease_of, shard_rows
-from monobeam.store.bigtable.published import INTENT, PUBLISHED, Intent, Published, remembered, voids
+from monobeam.store.bigtable.published import INTENT, PUBLISHED, Intent, Published, voids
 from monobeam.store.bigtable.reading import Committed, GoneError, Held, is_published
 from monobeam.store.bigtable.rows import RawCell, raw_cells
 from monobeam.store.bigtable.wire import STATE, set_rows, state_key
@@ -117,7 +118,8 @@ class BigtableBackend:
 
     def publish(self, commit: Commit) -> None:
         """See SharedBackend."""
-        row, before = self._owned(0), self._published()
+        self._owned(0)
+        before = self._published()
         check_commit(self.uri, before.manifest if before else None, commit)
         intents = self._intents(len(commit.shards))
         if tuple(intent.epoch for intent in intents) != commit.manifest.epochs:
@@ -128,24 +130,27 @@ class BigtableBackend:
             manifest=commit.manifest,
             stamps=tuple(intent.stamp for intent in intents),
             horizons=tuple(max(old, intent.horizon) for old, intent in zip(horizons, intents, strict=True)),
-            void=remembered(void, intents[0].stamp),
+            void=void,
             layouts=before.layouts if before else (len(intents),),
         )
         after, written = self._extras.write(commit, before, after)
-        row.change({PUBLISHED: after.encode()})
+        self._publish(after)
         self._extras.written(written)
 
     def recover(self, shards: Sequence[int]) -> None:
         """See SharedBackend."""
-        for number in shards:
-            self._owned(number).settle()
+        begun = {number: _intent(self._owned(number).settle()).stamp for number in shards}
         published = self._published()
         for number in shards:
             self._deltas.pop(number, None)
-            self._tidied(number, published)
+            self._tidied(number, published, begun[number])
         if 0 in shards:
-            self._extras.recover(published)
-            self._tidy(history.listed_before(self._client, _layout(published)), published, 2**63)
+            self._extras.recover(published, begun[0])
+            if published is None:
+                self._forget_first_attempts()
+            else:
+                before = history.listed_before(self._client, _layout(published))
+                self._tidy(before, published, 2**63, max(published.stamps))
 
     def load(self, shard: int) -> Loaded:
         """See Backend; BackendError where commits have trimmed what is being read: it can be read again."""
@@ -185,17 +190,16 @@ class BigtableBackend:
         if shards != published.shards:
             self._leases.take(range(shards), self._address, self._wait_s)
             after = published.resharded(self._intents(published.shards), shards)
-            self._owned(0).change({PUBLISHED: after.encode()})
+            self._publish(after)
         self._leases.give_back(range(shards, PREFIXES))
         progress(0.5)
         self.recover(range(shards))
-        upkeep.forget_shards(self._client, shards)
         progress(1.0)
 
     def compact(self, progress: Callable[[float], None] = lambda _: None) -> None:
         """Delete all that is superseded or void; replicas that are behind will have to read everything."""
         published = self._whole().without_history()
-        self._owned(0).change({PUBLISHED: published.encode()})
+        self._publish(published)
         self.recover(range(published.shards))
         upkeep.compact(self._client, published, progress)
         progress(1.0)
@@ -244,12 +248,17 @@ class BigtableBackend:
         row.check()
         return row
 
+    def _publish(self, after: Published) -> None:
+        upkeep.forget_void(self._client, after)
+        void = tuple(sorted(set(after.void) - after.old_void))
+        self._owned(0).change({PUBLISHED: replace(after, void=void).encode()})
+
     def _published(self) -> Published | None:
         row = self._leases.rows.get(0)
-        if row is not None:
-            row.settle()
-            data = row.cells.get(PUBLISHED)
-            return Published.decode(data) if data else None
+        if row is not None and row.in_force:
+            with suppress(OwnedError):
+                data = row.settle().get(PUBLISHED)
+                return Published.decode(data) if data else None
         filters = {
             "family_name_regex_filter": STATE,
             "column_qualifier_regex_filter": PUBLISHED,
@@ -275,30 +284,44 @@ class BigtableBackend:
     def _intend(self, number: int, shard: ShardCommit, published: Published | None) -> Delta:
         """Record the intent to write the shard's commit, after what is left to do for earlier ones."""
         row = self._owned(number)
-        deltas = self._tidied(number, published)
+        before = _intent(row.settle())
+        deltas = self._tidied(number, published, before.stamp)
         spare = [delta.epoch for delta in deltas[: max(0, len(deltas) - self._keep_epochs)]]
         horizon = spare[: 2 * _TRIM_EPOCHS][-1] if len(spare) >= _TRIM_EPOCHS else 0
-        intent = _intent(row.cells).next(shard.epoch, published.stamps[number] if published else 0, horizon)
+        intent = before.next(shard.epoch, published.stamps[number] if published else 0, horizon)
         row.change({INTENT: intent.encode()})
         delta = Delta(_layout(published), number, shard.epoch, intent.stamp)
         if any(shard.tables.values()):
             deltas.append(delta)
         return delta
 
-    def _tidied(self, number: int, published: Published | None) -> list[Delta]:
-        """The shard's deltas that are published and not to be trimmed, after undoing and trimming the others."""
+    def _tidied(self, number: int, published: Published | None, begun: int) -> list[Delta]:
+        """The shard's deltas that are published and not to be trimmed, after undoing and trimming the others.
+
+        ``begun``: the stamp of its last intent. What has a later one is of another owner, who may have published it by
+        now: this one was paused, and is about to learn that it lost its lease.
+        """
         if number not in self._deltas:
             self._deltas[number] = history.listed(self._client, _layout(published), number)
         horizon = published.horizons[number] if published else 0
-        self._deltas[number] = self._tidy(self._deltas[number], published, horizon)
+        self._deltas[number] = self._tidy(self._deltas[number], published, horizon, begun)
         return self._deltas[number]
 
-    def _tidy(self, deltas: list[Delta], published: Published | None, horizon: int) -> list[Delta]:
-        void = [delta for delta in deltas if not is_published(delta, published)]
-        history.undo(self._client, void)
-        old = [delta for delta in deltas if delta.epoch <= horizon and delta not in void]
-        history.trim(self._client, old)
-        return [delta for delta in deltas if delta not in void and delta.epoch > horizon]
+    def _tidy(self, deltas: list[Delta], published: Published | None, horizon: int, begun: int) -> list[Delta]:
+        void = {delta for delta in deltas if not is_published(delta, published)}
+        valid = [delta for delta in deltas if delta not in void]
+        history.undo(self._client, (delta for delta in void if delta.stamp <= begun))
+        history.trim(self._client, (delta for delta in valid if delta.epoch <= horizon))
+        return [delta for delta in valid if delta.epoch > horizon]
+
+    def _forget_first_attempts(self) -> None:
+        """Undo what was prepared for a first commit, of whatever number of shards, before this owner renews its lease:
+        what comes after may be of others.
+        """
+        begun = {number: _intent(cells).stamp for number, cells in shard_rows(self._client).items()}
+        self._owned(0).renew()
+        deltas = history.listed_before(self._client, 1)
+        history.forget(self._client, [delta for delta in deltas if delta.stamp <= begun.get(delta.shard, 0)])
 
     def _intents(self, shards: int) -> list[Intent]:
         """What all shards mean to write, or have written."""

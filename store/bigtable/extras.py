@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -44,9 +44,12 @@ class Extras:
         self._counting: list[bytes] = []  # rows of example keys
         self._tail: Tail | None = None
         self._superseded: deque[set[bytes]] = deque()  # of each of the last commits
+        self._stamp = -1  # of the commit that all this is of
 
     def write(self, commit: Commit, before: Published | None, after: Published) -> tuple[Published, Written]:
         """Write what becomes true once the result is published."""
+        if self._stamp != _stamp(before):  # a commit that failed came true
+            self.recover(before, after.stamps[0])
         stamp = after.stamps[0]
         old = {key for key in self._counting if _newest(key) <= commit.forget_s}
         tail = self._tail if self._tail and self._tail.key not in old and len(commit.seen.keys) else None
@@ -68,10 +71,11 @@ class Extras:
         ignored = {key.hex() for keys in (*self._superseded, old) for key in keys if key[:1] == SEEN}
         after = replace(after, dense=dense, values=values, superseded=tuple(sorted(ignored)), seen_rows=len(counting))
         small = keys and len(seen.keys) < _TAIL_KEYS
-        return after, Written(counting, Tail(keys[0], seen) if small else None, old)
+        return after, Written(stamp, counting, Tail(keys[0], seen) if small else None, old)
 
     def written(self, written: Written) -> None:
         """It was published: delete what has been superseded for some commits, now or after a later one."""
+        self._stamp = written.stamp
         self._counting, self._tail = written.counting, written.tail or self._tail
         if self._tail and self._tail.key not in self._counting:
             self._tail = None
@@ -83,9 +87,12 @@ class Extras:
         except BackendError:
             return
 
-    def recover(self, published: Published | None) -> None:
-        """Find the rows that count, and delete all others."""
-        self._tail, self._counting = None, []
+    def recover(self, published: Published | None, begun: int) -> None:
+        """Find the rows that count, and delete all others up to the stamp ``begun``: later ones are not of this owner.
+
+        There are some if it was paused, and does not know yet that it is the owner no more.
+        """
+        self._stamp, self._tail, self._counting = _stamp(published), None, []
         self._superseded.clear()
         keep: set[bytes] = set()
         if published is not None:
@@ -95,7 +102,7 @@ class Extras:
             for cell in self._client.cells(_all(kind), _KEYS_ALONE):
                 if kind == SEEN and published is not None and _counts(cell.key, published):
                     self._counting.append(cell.key)
-                elif cell.key not in keep:
+                elif cell.key not in keep and _stamp_in(cell.key) <= begun:
                     garbage.append(cell.key)
         self._client.mutate(map(delete_row, garbage))
 
@@ -103,9 +110,20 @@ class Extras:
 class Written(NamedTuple):
     """What holds once a commit is published: rows of example keys that count, the small one, and those to delete."""
 
+    stamp: int
     counting: list[bytes]
     tail: Tail | None
     superseded: set[bytes]
+
+
+def forget(client: Client, stamps: Iterable[int]) -> None:
+    """Delete what was written with these stamps, and never published."""
+    ranges = [
+        Range(*(kind + struct.pack(">Q", end) for end in (stamp, stamp + 1)))
+        for stamp in stamps
+        for kind in (SEEN, DENSE, VALUES)
+    ]
+    client.mutate(delete_row(cell.key) for rows in ranges for cell in client.cells(rows, _KEYS_ALONE))
 
 
 def seen(client: Client, published: Published) -> Iterator[SeenKeys]:
@@ -125,6 +143,10 @@ def _joined(old: SeenKeys, new: SeenKeys) -> SeenKeys:
     return SeenKeys(np.concatenate([old.keys, new.keys]), np.concatenate([old.seconds, new.seconds]))
 
 
+def _stamp(published: Published | None) -> int:
+    return published.stamps[0] if published else 0
+
+
 def _all(kind: bytes) -> Range:
     return Range(kind, bytes([kind[0] + 1]))
 
@@ -138,9 +160,12 @@ def _newest(key: bytes) -> int:
     return int(_SEEN_KEY.unpack_from(key, 1)[1])
 
 
+def _stamp_in(key: bytes) -> int:
+    return int.from_bytes(key[1:9])
+
+
 def _counts(key: bytes, published: Published) -> bool:
-    stamp = _SEEN_KEY.unpack_from(key, 1)[0]
-    return published.is_published(stamp, 0) and key.hex() not in published.superseded
+    return published.is_published(_stamp_in(key), 0) and key.hex() not in published.superseded
 
 
 def _pieces(size: int) -> int:

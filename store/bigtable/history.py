@@ -56,7 +56,7 @@ def listed(client: Client, layout: int, shard: int) -> list[Delta]:
 
 
 def listed_before(client: Client, layout: int) -> list[Delta]:
-    """The deltas of all earlier layouts."""
+    """The deltas of all layouts before this one."""
     return _listed(client, Range(b"d", _start(layout, 0)))
 
 
@@ -72,8 +72,8 @@ def read_all(client: Client) -> Iterator[Touched]:
     return _read(client, Range(b"d", b"e"))
 
 
-def undo(client: Client, deltas: Iterable[Delta]) -> None:
-    """Delete the cells of commits that were never published, and then their ids."""
+def undo(client: Client, deltas: Iterable[Delta]) -> list[Touched]:
+    """Delete the cells of commits that were never published. Their ids stay: some cells may be written late."""
     touched = _touched(client, deltas)
     client.mutate(
         entry
@@ -81,6 +81,12 @@ def undo(client: Client, deltas: Iterable[Delta]) -> None:
         for ids in (some.written, some.deleted)
         for entry in delete_rows(some.table, ids, some.delta.stamp, some.delta.stamp + 1)
     )
+    return touched
+
+
+def forget(client: Client, deltas: Iterable[Delta]) -> None:
+    """Undo them, and delete their ids."""
+    touched = undo(client, deltas)
     client.mutate(delete_row(some.key) for some in touched)
 
 

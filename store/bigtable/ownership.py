@@ -49,6 +49,11 @@ class StateRow:
         self._why = f"{self._where} is not owned"
 
     @property
+    def in_force(self) -> bool:
+        """Whether nobody else can have changed the row since ``cells`` were seen."""
+        return self._owned and now_s() < self.valid_until
+
+    @property
     def version(self) -> bytes:
         """Of the row as it was last seen."""
         return self.cells.get(VERSION, b"")
@@ -90,23 +95,29 @@ class StateRow:
         """Renew the lease; as ``change``, but with no more patience than it leaves."""
         self.change({}, self._lease_s / 3)
 
-    def settle(self) -> None:
-        """Know whether the last change happened, and that it will not happen later if it did not."""
+    def settle(self) -> Mapping[bytes, bytes]:
+        """Know whether the last change happened, and that it will not happen later if it did not.
+
+        The cells as this owner left or found them, or OwnedError.
+        """
         with self._lock:
             self._settle()
+            if not self._owned:
+                raise LeasedError(self._why)
+            return self.cells
 
     def release(self) -> None:
-        """Give the lease back."""
+        """Give the lease back, as far as that is faster than to let it expire."""
         with self._lock:
-            self._settle()
-            self._push({}, delete=LEASE)
+            self._settle(self._lease_s / 3)
+            self._push({}, self._lease_s / 3, delete=LEASE)
             self._owned, self.valid_until = False, 0.0
 
     def check(self) -> None:
         """OwnedError unless the lease is in force; one that was not renewed in time is, if nobody took it."""
         if not self._owned:
             raise LeasedError(self._why)
-        if now_s() >= self.valid_until:
+        if not self.in_force:
             try:
                 self.renew()
             except OwnedError:
@@ -149,8 +160,8 @@ class StateRow:
             mutations.append(Mutation(delete_from_column=column))
         attempts = self._client.attempts(f"lease of shard {self.shard}", patience_s)
         self._doubtful.add(after)
+        sent = now_s()  # first: that attempt may be the one that happened
         while True:
-            sent = now_s()
             try:
                 if self._client.check_and_mutate(self._key, *_is_version(self.version), mutations):
                     break

@@ -17,7 +17,8 @@ REMEMBER_VOID_MS = 7 * 86_400_000
 class Void(NamedTuple):
     """Cells with this stamp are of a commit never published, in rows with prefixes ``first`` to before ``end``.
 
-    They are deleted, but whoever was paused while it wrote them may write them again: readers pass over them.
+    They are deleted, but whoever was paused while it wrote them may write them again: readers pass over them, and once
+    more they are deleted before that is forgotten.
     """
 
     stamp: int
@@ -79,13 +80,22 @@ class Published:
         """Their number."""
         return len(self.stamps)
 
+    def stamp_at(self, prefix: int) -> int:
+        """The stamp of the shard that has a prefix."""
+        return self.stamps[prefix * self.shards >> 16]
+
     def is_void(self, stamp: int, prefix: int) -> bool:
         """Whether a cell of this stamp, in a row of this prefix, is of a commit that was never published."""
         return any(void.stamp == stamp and void.first <= prefix < void.end for void in self.void)
 
     def is_published(self, stamp: int, prefix: int) -> bool:
         """Whether it is of one that was."""
-        return stamp <= self.stamps[prefix * self.shards >> 16] and not self.is_void(stamp, prefix)
+        return stamp <= self.stamp_at(prefix) and not self.is_void(stamp, prefix)
+
+    @property
+    def old_void(self) -> frozenset[Void]:
+        """Those that are so old that nobody can be about to write them."""
+        return frozenset(void for void in self.void if void.stamp <= self.stamps[0] - REMEMBER_VOID_MS)
 
     def without_history(self) -> Published:
         """The same, for readers as of now alone."""
@@ -103,7 +113,7 @@ class Published:
             stamps=(stamp,) * shards,
             horizons=(epoch,) * shards,
             layouts=(*self.layouts, shards),
-            void=remembered((*self.void, *voids(late)), stamp),
+            void=(*self.void, *voids(late)),
         )
 
 
@@ -113,11 +123,6 @@ def voids(stamps: Iterable[Sequence[int]]) -> Iterator[Void]:
     for shard, of_shard in enumerate(by_shard):
         for stamp in of_shard:
             yield Void(stamp, *prefixes_of_shard(shard, len(by_shard)))
-
-
-def remembered(void: Iterable[Void], now: int) -> tuple[Void, ...]:
-    """Without those that are so old that nobody can be about to write them."""
-    return tuple(sorted({one for one in void if one.stamp > now - REMEMBER_VOID_MS}))
 
 
 @dataclass(frozen=True)

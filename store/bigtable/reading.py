@@ -147,6 +147,8 @@ def is_published(delta: Delta, published: Published | None) -> bool:
     """Whether what a delta says has ever been true."""
     if published is None or delta.layout >= len(published.layouts):
         return False
+    if delta.shard >= published.layouts[delta.layout]:
+        return False  # of an attempt at a first commit with another number of shards
     first, _ = prefixes_of_shard(delta.shard, published.layouts[delta.layout])
     return published.is_published(delta.stamp, first)
 

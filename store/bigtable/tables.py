@@ -15,7 +15,7 @@ SERVICE = "bigtableadmin.googleapis.com:443"
 SCOPES = ("https://www.googleapis.com/auth/bigtable.admin.table",)
 TIMEOUT_S = 120.0
 _DAY_S = 86_400
-_KEPT_VERSIONS = 16
+_KEPT_VERSIONS = 512  # more than the owner keeps: a reader may need an old version that many new ones have followed
 
 
 def create(uri: str) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -19,6 +21,27 @@ class CallError(Exception):
     def __init__(self, code: grpc.StatusCode) -> None:
         super().__init__(code.name)
         self.code = code
+
+
+class Hold:
+    """Holds calls of a method until told to let them go: the one that is number ``after`` of those that have ``part``
+    in them, and all that follow."""
+
+    def __init__(self, after: int = 0, part: bytes = b"") -> None:
+        self.held = threading.Event()
+        self._go = threading.Event()
+        self._numbers = itertools.count()
+        self._after = after
+        self._part = part
+
+    def __call__(self, request: bytes, forward: Forward) -> Iterable[bytes]:
+        if self._part in request and next(self._numbers) >= self._after:
+            self.held.set()
+            assert self._go.wait(60)
+        return forward(request)
+
+    def release(self) -> None:
+        self._go.set()
 
 
 class Proxy(grpc.GenericRpcHandler):  # type: ignore[misc]

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -18,7 +17,7 @@ from monobeam.store.bigtable import BigtableBackend, wire
 from monobeam.store.bigtable.client import Address, Client
 from monobeam.store.changes import NO_KEYS, Change
 from monobeam.store.chunk import CorruptError
-from tests.store.bigtable_proxy import Forward, Proxy
+from tests.store.bigtable_proxy import Hold, Proxy
 from tests.store.history import SHARDS, Rows, Twin, after, apply, check, commit, ids_of, manifest, rows_of
 
 KEEP = 8
@@ -139,25 +138,6 @@ def test_rows_that_are_missing_are_missed(backend: BigtableBackend, kind: bytes,
     backend._client.mutate(wire.delete_row(cell.key) for cell in rows)
     with pytest.raises(BackendError, match=said):
         _ = backend.dense(), list(backend.seen())
-
-
-class Hold:
-    """Holds calls of a method until told to let them go."""
-
-    def __init__(self, after: int = 0) -> None:
-        self.held = threading.Event()
-        self._go = threading.Event()
-        self._numbers = itertools.count()
-        self._after = after
-
-    def __call__(self, request: bytes, forward: Forward) -> Iterable[bytes]:
-        if next(self._numbers) >= self._after:
-            self.held.set()
-            assert self._go.wait(60)
-        return forward(request)
-
-    def release(self) -> None:
-        self._go.set()
 
 
 @pytest.mark.parametrize(("after_calls", "commits"), [(0, 1), (1, 1), (1, 28)])

@@ -116,6 +116,15 @@ def test_values_that_do_not_belong_there(store: LmdbBackend, write: Write) -> No
     assert "value b'X': of no kind that there is" in faults
 
 
+def test_rows_of_a_table_that_there_is_not(store: LmdbBackend, write: Write) -> None:
+    """In the base in use, where whoever reads the rows meets them too."""
+    key = keys(store, b"B")[0]
+    write(lambda txn: txn.put(key, chunk.encode_whole(9, chunk.decode(key, bytes(txn.get(key))).change)))
+    faults = " | ".join(check(store).faults)
+    assert "of table 9, where there are 2" in faults
+    assert "shard 0: " in faults
+
+
 def narrow(key: bytes, value: bytes) -> bytes:
     number, change = chunk.decode(key, value)
     return bytes(chunk.encode_whole(number, Change(change.keys, change.rows[:, :20], change.deletes)))

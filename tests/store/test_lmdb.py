@@ -135,6 +135,14 @@ def test_a_full_disk_is_said_and_harms_nothing(tmp_path: Path) -> None:
     check(LmdbBackend(tmp_path), Twin().advance(number + 1))
 
 
+def test_a_store_that_cannot_be_opened_is_not_owned(tmp_path: Path) -> None:
+    (tmp_path / "data.mdb").write_bytes(b"no store" * 1000)
+    backend = LmdbBackend(tmp_path)
+    for each in (backend, backend, LmdbBackend(tmp_path)):
+        with pytest.raises(BackendError, match="cannot open the store"):
+            each.own()
+
+
 def test_damage_is_noticed(tmp_path: Path) -> None:
     backend = LmdbBackend(tmp_path)
     backend.own()
@@ -144,9 +152,11 @@ def test_damage_is_noticed(tmp_path: Path) -> None:
     environment.write(lambda txn: txn.put(key, value[:-1] + bytes([value[-1] ^ 1])))
     with pytest.raises(BackendError, match="checksum"):
         list(backend.load(0).blocks)
-    environment.write(lambda txn: txn.put(b"M", b'{"format": 9}'))
-    with pytest.raises(ValueError, match="store format 9: this version reads format 2"):
-        backend.manifest()
+    for other in (2, 9):  # 2 had no layouts in its keys
+        stored = b'{"format": %d}' % other
+        environment.write(lambda txn: txn.put(b"M", stored))  # noqa: B023
+        with pytest.raises(ValueError, match=f"store format {other}: this version reads format 3"):
+            backend.manifest()
     environment.close()
 
 
