@@ -51,11 +51,11 @@ class Hosting:
                 f"--shards=0-{spec.shards - 1}; this one has {list(self.numbers)}"
             )
         with self._turn:
-            self._current = None
             self.check()
+            if is_shared(self._backend) and (owner := self._backend.owners().get(0)) != head:
+                raise OwnedError(f"{head} is not the head of {self._backend.uri}: {owner} is")
+            self._current = None
             if is_shared(self._backend):
-                if (owner := self._backend.owners().get(0)) != head:
-                    raise OwnedError(f"{head} is not the head of {self._backend.uri}: {owner} is")
                 self._backend.recover(numbers)
             host = ShardHost(spec, numbers, TableRoom(spec.memory_limit, "store.memory_limit"))
             host.load(self._backend)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from monobeam.logs.log import open_log, records
 from monobeam.store.backend import AwayError, Backend, BackendError, LeasedError, StaleError, open_backend
 from monobeam.store.bags import Bags
 from monobeam.store.connection import MOST_PENDING, Connection
@@ -232,6 +233,41 @@ def test_pulls_of_an_older_generation_are_not_pushed(opened: Callable[[], Flight
         assert again != header["generation"]
         with pytest.raises(ValueError, match=f"pull {pull}: pushed before"):
             connection.call("push", {"generation": again, "pull": pull, "rate": 0.1}, np.ones((200, 3), np.float32))
+
+
+@pytest.fixture
+def two(bigtable_place: Callable[[], Callable[[], Backend]], tmp_path: Path) -> Iterator[tuple[Served, Served]]:
+    """Servers of one shard each, of which the first writes its sync events."""
+    opener = bigtable_place()
+    servers = Served(opener(), [0], sync=f"file:{tmp_path}/sync"), Served(opener(), [1])
+    yield servers
+    for each in servers:
+        each.close()
+
+
+def test_a_server_with_a_sync_log_beside_one_without(two: tuple[Served, Served], tmp_path: Path) -> None:
+    for each, other in (two, two[::-1]):
+        store = FlightStore(replace(SPEC, shards=2), each.uri)
+        at = store.positions().get(0, 0)
+        told = train(store, at, at + 4)
+        assert [event["shard"] for event in told] == [1]
+        log = open_log(f"file:{tmp_path}/sync")
+        assert log.partitions() == [0]
+        assert [event["epoch"] for event in records(log.read(0, at // 4, 9))] == [told[0]["epoch"]]
+        store.close()
+        other.ownership.step(0.0)
+
+
+def test_a_head_that_is_none_any_more_begins_nothing(two: tuple[Served, Served]) -> None:
+    """It was paused, and would undo what another is publishing."""
+    store = FlightStore(replace(SPEC, shards=2), two[0].uri)
+    train(store, 0, 6)
+    header = {"generation": 5, "spec": store.spec.encode().decode(), "head": "flight://127.0.0.1:1"}
+    with closing(Connection(two[1].uri)) as late, pytest.raises(AwayError, match="1 is not the head of"):
+        late.call("begin_generation", header)
+    train(store, 6, 8)
+    assert store.positions() == {0: 8}
+    store.close()
 
 
 def test_a_server_that_lost_its_shards_answers_nothing(server: Served, opened: Callable[[], FlightStore]) -> None:
