@@ -73,7 +73,8 @@ class Trainer:
         # The sweep of the commits begins anew: what it had not come to would stay for ever.
         store.expire(self._progress.clock_s)
         self._advanced = False
-        self._dense_changed = bool(meta.get("dense_waits", False))
+        # Of trainers in parallel, others may have said since that nothing waits.
+        self._dense_changed = bool(meta.get("dense_waits", False)) or bool(partition is not None and self._positions)
         self._dense_synced_us: int | None = None
         self._window = Window()
 

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
+
 from monobeam.store.backend import AwayError, Backend, StaleError, is_shared
 from monobeam.store.bags import Bags
 from monobeam.store.head import Head
@@ -21,6 +23,27 @@ _READ = "read."
 Header = Mapping[str, Any]
 Answer = Callable[[Header, tuple[Array, ...]], Message]
 _DONE = Message({})
+_NUMBERS = {"generation", "partition", "offset", "position", "now_s", "now_us", "budget", "pull", "ended"}
+_OTHERS = {"spec": str, "name": str, "head": str, "table": str, "positions": dict, "meta": dict, "epochs": list}
+
+
+class _Checked(dict[str, Any]):
+    """A header whose fields are what they must be, or ValueError; those that a caller need not know are missing."""
+
+    def __init__(self, header: Header) -> None:
+        super().__init__(header)
+        for name, value in header.items():
+            if name in _NUMBERS and not _is_number(value):
+                raise ValueError(f"{name} {value!r}: must be a whole number, not below 0")
+            if name in _OTHERS and not isinstance(value, _OTHERS[name]):
+                raise ValueError(f"{name} {value!r}: must be a {_OTHERS[name].__name__}")
+
+    def __missing__(self, name: str) -> Any:
+        raise ValueError(f"request {self.get('method')!r}: {name} is missing")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63
 
 
 class Tenure:
@@ -48,7 +71,7 @@ class Calls:
     def __init__(self, tenure: Callable[[], Tenure]) -> None:
         self._tenure = tenure
         self._session: tuple[Head, str] | None = None
-        self._pulls: dict[int, Any] = {}
+        self._pulls: dict[int, tuple[int, Any]] = {}  # with their generations
         self._numbers = itertools.count()
         self._answers: Mapping[str, Answer] = {
             "where": lambda header, arrays: Message({"head": self._now().head_address()}),
@@ -58,6 +81,7 @@ class Calls:
             "end": self._end,
             "unseen": self._unseen,
             "expire_seen": self._expire_seen,
+            "expired": self._expired,
             "commit": self._commit,
             "head_figures": self._head_figures,
             "close": self._close,
@@ -90,7 +114,7 @@ class Calls:
         if method not in self._answers:
             raise ValueError(f"request {method!r}: there is no such one")
         tenure = self._now()
-        answer = self._answers[method](request.header, request.arrays)
+        answer = self._answers[method](_Checked(request.header), request.arrays)
         tenure.hosting.check()
         yield answer
 
@@ -109,6 +133,8 @@ class Calls:
         head = self._now().head
         if head is None:
             raise AwayError("this server is not the head of the store any more")
+        if self._session is not None:
+            raise ValueError("this connection has opened the store already")
         partitions = header["partitions"]
         opened = head.open(
             StoreSpec.decode(header["spec"].encode()),
@@ -118,7 +144,7 @@ class Calls:
         )
         self._session = head, opened.session
         head.alive(opened.session, time.monotonic())  # loading may have taken longer than a session may be silent
-        told = {"session": opened.session, "generation": opened.generation, "publishes": self._now().hosting.publishes}
+        told = {"session": opened.session, "generation": opened.generation, "ended": opened.ended}
         servers = {address: list(numbers) for address, numbers in opened.servers.items()}
         dense = () if opened.dense is None else (as_array(opened.dense),)
         return Message({**told, "servers": servers, **manifest_header(opened.manifest)}, dense)
@@ -142,8 +168,8 @@ class Calls:
 
     def _end(self, header: Header, arrays: tuple[Array, ...]) -> Message:
         head, session = self._at_head()
-        head.end(session, header["partition"], header["position"], header["meta"], time.monotonic())
-        return _DONE
+        ended = head.end(session, header["partition"], header["position"], header["meta"], time.monotonic())
+        return Message({"ended": ended})
 
     def _unseen(self, header: Header, arrays: tuple[Array, ...]) -> Message:
         head, session = self._at_head()
@@ -154,15 +180,33 @@ class Calls:
         head.expire(session, header["now_s"], header["budget"], time.monotonic())
         return _DONE
 
+    def _expired(self, header: Header, arrays: tuple[Array, ...]) -> Message:
+        head, session = self._at_head()
+        head.expired(session, time.monotonic())
+        return _DONE
+
     def _commit(self, header: Header, arrays: tuple[Array, ...]) -> Message:
         head, session = self._at_head()
         given, arrivals = iter(arrays[:-1]), arrays[-1]
         dense, values = (next(given).tobytes() if header[name] else None for name in ("dense", "dense_values"))
         positions = {int(partition): offset for partition, offset in header["positions"].items()}
+        if strange := [offset for offset in positions.values() if not _is_number(offset)]:
+            raise ValueError(f"positions {strange}: must be whole numbers, not below 0")
+        if arrivals.dtype != np.int64:
+            raise ValueError(f"arrivals of {arrivals.dtype}: must be int64")
         committed = head.commit(
-            session, positions, dense, values, header["now_us"], header["meta"], arrivals, time.monotonic()
+            session,
+            positions,
+            dense,
+            values,
+            header["now_us"],
+            header["meta"],
+            arrivals,
+            header["ended"],
+            time.monotonic(),
         )
-        return Message({"before": list(committed.before), **manifest_header(committed.manifest)})
+        told = {"before": list(committed.before), "published": committed.published}
+        return Message({**told, **manifest_header(committed.manifest)})
 
     def _head_figures(self, header: Header, arrays: tuple[Array, ...]) -> Message:
         return Message({"memory_bytes": self._at_head()[0].memory_bytes})
@@ -176,7 +220,8 @@ class Calls:
     # ---- shards, for the head ----
 
     def _begin_generation(self, header: Header, arrays: tuple[Array, ...]) -> Message:
-        self._now().hosting.begin(header["generation"], StoreSpec.decode(header["spec"].encode()))
+        spec = StoreSpec.decode(header["spec"].encode())
+        self._now().hosting.begin(header["generation"], spec, header["head"])
         return _DONE
 
     def _prepare(self, header: Header, arrays: tuple[Array, ...]) -> Message:
@@ -191,20 +236,23 @@ class Calls:
     # ---- shards, for trainers ----
 
     def _host(self, header: Header) -> ShardHost:
-        return self._now().hosting.at(header["generation"])
+        host = self._now().hosting.at(header["generation"])
+        if (table := header.get("table")) and table not in (known := [table.name for table in host.spec.tables]):
+            raise ValueError(f"table {table!r}: there are {known}")
+        return host
 
     def _pull(self, header: Header, arrays: tuple[Array, ...]) -> Message:
         bags = Bags(*arrays)
         values, pulls = self._host(header).pull(header["table"], bags, header["now_s"], header["pooled"])()
         number = next(self._numbers)
-        self._pulls[number] = pulls
+        self._pulls[number] = header["generation"], pulls
         if len(self._pulls) > MOST_PULLS:
             del self._pulls[next(iter(self._pulls))]
         return Message({"pull": number}, (values,))
 
     def _push(self, header: Header, arrays: tuple[Array, ...]) -> Message:
-        host, pulls = self._host(header), self._pulls.pop(header["pull"], None)
-        if pulls is None:
+        host, (of, pulls) = self._host(header), self._pulls.pop(header["pull"], (0, None))
+        if of != header["generation"]:
             raise ValueError(f"pull {header['pull']}: pushed before, or {MOST_PULLS} others came after it")
         host.push(pulls, arrays[0], header["rate"])
         return _DONE

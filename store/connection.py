@@ -21,6 +21,7 @@ from monobeam.store.backend import AwayError, BackendError
 from monobeam.store.wire import SCHEMA, Array, Message, connect, decode, encode, options, raised
 
 ALIVE = "alive"
+MOST_PENDING = 32  # answers that nobody has read: gRPC holds some 64 KiB back, and then neither side reads any more
 
 
 class Connection:
@@ -52,6 +53,8 @@ class Connection:
 
     def ask(self, method: str, header: Mapping[str, Any], *arrays: Array) -> Pending:
         """Send a request. Answers come in order: waiting for one waits for, and raises for, all before it."""
+        if len(self._pending) >= MOST_PENDING:
+            self._pending[0].answer()
         batch, metadata = encode(Message({"method": method, **header}, arrays))
         try:
             self._writer.write_with_metadata(batch, metadata)

@@ -101,8 +101,8 @@ class _Head:
         opened = self._connection.call("open", header)
         self._connection.pulse["session"] = opened.header["session"]
         self.manifest = manifest_in(opened)
-        self.publishes = bool(opened.header["publishes"])
         self.dense = opened.arrays[0].tobytes() if opened.arrays else None
+        self._ended = int(opened.header["ended"])  # blocks, when rows could last be read
         return opened.header
 
     def work(self) -> None:
@@ -113,13 +113,17 @@ class _Head:
         self._connection.call("begin", {"partition": partition, "offset": offset})
 
     def end(self, partition: int, position: int, meta: Mapping[str, Any]) -> None:
-        self._connection.call("end", {"partition": partition, "position": position, "meta": dict(meta)})
+        header = {"partition": partition, "position": position, "meta": dict(meta)}
+        self._ended = int(self._connection.call("end", header).header["ended"])
 
     def unseen(self, example_keys: Keys, now_s: int) -> Mask:
         return self._connection.call("unseen", {"now_s": now_s}, example_keys).arrays[0]
 
     def expire(self, now_s: int, budget: int) -> None:
         self._connection.call("expire_seen", {"now_s": now_s, "budget": budget})
+
+    def expired(self) -> None:
+        self._connection.call("expired", {})
 
     def commit(
         self,
@@ -129,20 +133,20 @@ class _Head:
         now_us: int,
         meta: Mapping[str, Any],
         arrivals: npt.NDArray[np.int64],
-    ) -> Sequence[int]:
+    ) -> tuple[Sequence[int], bytes | None]:
         header = {
             "positions": {str(partition): int(offset) for partition, offset in positions.items()},
             "dense": dense is not None,
             "dense_values": dense_values is not None,
             "now_us": now_us,
             "meta": dict(meta),
+            "ended": self._ended,
         }
         arrays = [as_array(data) for data in (dense, dense_values) if data is not None]
         committed = self._connection.call("commit", header, *arrays, arrivals)
         self.manifest = manifest_in(committed)
         self.dense = self.dense if dense is None else dense
-        before: Sequence[int] = committed.header["before"]
-        return before
+        return committed.header["before"], dense_values if committed.header["published"] else None
 
     @property
     def memory_bytes(self) -> int:

@@ -58,19 +58,22 @@ class Opened:
     servers: Mapping[str, Sequence[int]]
     manifest: Manifest
     dense: bytes | None
+    ended: int
 
 
 class Committed(NamedTuple):
-    """The epochs before a commit, and what it made true."""
+    """The epochs before a commit, what it made true, and whether it published the dense values that came with it."""
 
     before: tuple[int, ...]
     manifest: Manifest
+    published: bool
 
 
 class Head:
     """For several threads at once. ``members``: gives the servers of a number of shards, or AwayError.
 
     Calls of a session raise StaleError once it has ended. ``now_s``: seconds, of a clock that never goes back.
+    ``ended``: the number of blocks that had ended, of all trainers.
     """
 
     def __init__(self, backend: Backend, members: Callable[[int], Sequence[Member]], ttl_s: float = TTL_S) -> None:
@@ -83,6 +86,8 @@ class Head:
         self._generation = 0
         self._members: Sequence[Member] = ()
         self._spec = b""
+        self._ended = 0
+        self._published = 0  # so many blocks had ended before the dense values were read that are published
         self._ledger: Ledger
 
     def open(self, spec: StoreSpec, name: str, partitions: frozenset[int] | None, now_s: float) -> Opened:
@@ -112,15 +117,22 @@ class Head:
             own = self._own(session, partition, now_s)
             if offset != (due := self._ledger.position(partition)):
                 raise ValueError(f"offset {offset} of partition {partition}: the next one to train on is {due}")
+            if partition in own.blocks:
+                raise ValueError(f"offset {offset} of partition {partition}: it is being trained on")
             own.blocks.add(partition)
             own.worked = True
 
-    def end(self, session: str, partition: int, position: int, meta: Mapping[str, Any], now_s: float) -> None:
-        """It was trained on; the next one is at ``position``."""
+    def end(self, session: str, partition: int, position: int, meta: Mapping[str, Any], now_s: float) -> int:
+        """It was trained on; the next one is at ``position``. How many have ended."""
         with self._turn:
-            self._own(session, partition, now_s).blocks.discard(partition)
+            own = self._own(session, partition, now_s)
+            if partition not in own.blocks:
+                raise ValueError(f"end of a block of partition {partition}: none has begun")
+            own.blocks.remove(partition)
             self._ledger.ended(partition, position, meta)
+            self._ended += 1
             self._turn.notify_all()
+            return self._ended
 
     def work(self, session: str, now_s: float) -> None:
         """Something outside of blocks is about to be changed."""
@@ -130,14 +142,23 @@ class Head:
     def unseen(self, session: str, example_keys: Keys, at_s: int, now_s: float) -> Mask:
         """Which examples were not trained on before; marks them as seen at ``at_s``."""
         with self._turn:
-            self._sessions.get(session, now_s).worked = True
+            self._outside_commits(session, now_s).worked = True
             return self._ledger.unseen(example_keys, at_s)
 
     def expire(self, session: str, at_s: int, budget: int, now_s: float) -> None:
-        """Forget example keys that are too old."""
+        """Forget example keys that are too old; no commit begins until the hosts have done their part: ``expired``.
+
+        What they dropped between the two halves of a commit would be dropped here, and never in the backend.
+        """
         with self._turn:
-            self._sessions.get(session, now_s)
+            self._outside_commits(session, now_s).expires = True
             self._ledger.expire(at_s, budget)
+
+    def expired(self, session: str, now_s: float) -> None:
+        """The hosts have dropped what is too old."""
+        with self._turn:
+            self._sessions.get(session, now_s).expires = False
+            self._turn.notify_all()
 
     def commit(
         self,
@@ -148,10 +169,12 @@ class Head:
         now_us: int,
         meta: Mapping[str, Any],
         arrivals: npt.NDArray[np.int64],
+        ended: int,
         now_s: float,
     ) -> Committed:
         """Make everything of all sessions durable, between their blocks. Of ``positions`` those of its own count.
 
+        ``dense_values`` were read when ``ended`` blocks had. They are not published if those that are were read later.
         After any error it is open whether it was: everybody goes back to what the backend says.
         """
         with self._alone():
@@ -161,6 +184,8 @@ class Head:
                     raise ValueError(f"commit within a block of partition {min(own.blocks)}")
                 self._turn.wait_for(lambda: not self._sessions.at_work)
                 self._sessions.get(session, now_s)
+                if ended < self._published:
+                    dense_values = None
             manifest = self._ledger.next(
                 {p: offset for p, offset in positions.items() if own.has(p)}, dense_values is not None, now_us, meta
             )
@@ -175,7 +200,9 @@ class Head:
             with self._turn:
                 for each in self._sessions:
                     each.worked = False
-            return Committed(before, manifest)
+                if dense_values is not None:
+                    self._published = ended
+            return Committed(before, manifest, dense_values is not None)
 
     def close(self, session: str, why: str) -> None:
         """End a session, if it has not ended: its trainer gave it back, or its connection broke."""
@@ -187,7 +214,7 @@ class Head:
         with self._turn:
             if self._busy:
                 for dead in self._sessions.dead(now_s):
-                    if dead.blocks:
+                    if dead.at_work:
                         self._drop(dead.identity, "showed no sign of life")
 
     @property
@@ -198,13 +225,20 @@ class Head:
     def _begin_session(self, session: Session) -> Opened:
         self._sessions.add(session)
         servers = {member.address: member.numbers for member in self._members}
-        return Opened(session.identity, self._generation, servers, self._ledger.manifest, self._ledger.dense)
+        ledger = self._ledger
+        return Opened(session.identity, self._generation, servers, ledger.manifest, ledger.dense, self._ended)
 
     def _own(self, session: str, partition: int, now_s: float) -> Session:
         own = self._sessions.get(session, now_s)
         if not own.has(partition):
             raise ValueError(f"partition {partition}: this trainer has {sorted(own.partitions or ())}")
         return own
+
+    def _outside_commits(self, session: str, now_s: float) -> Session:
+        """The session, when nobody commits, or is about to and waits for it."""
+        own = self._sessions.get(session, now_s)
+        self._turn.wait_for(lambda: not self._busy or own.at_work)
+        return self._sessions.get(session, now_s)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -221,7 +255,7 @@ class Head:
 
     def _drop(self, session: str, why: str) -> None:
         dropped = self._sessions.remove(session)
-        if dropped is not None and dropped.worked:
+        if dropped is not None and (dropped.worked or dropped.at_work):
             self._doubts(f"{dropped.name} {why}")
 
     def _doubts(self, why: str) -> None:

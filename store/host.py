@@ -16,7 +16,7 @@ import numpy.typing as npt
 from monobeam.native import Table
 from monobeam.store.backend import Backend, ShardCommit
 from monobeam.store.bags import Bags, Floats, Keys, Mask, pool, shard_of
-from monobeam.store.changes import Change, values_of
+from monobeam.store.changes import values_of
 from monobeam.store.room import TableRoom
 from monobeam.store.shard import Pull, Shard, known, lookup, update_counts
 from monobeam.store.spec import StoreSpec
@@ -46,7 +46,8 @@ class ShardHost:
         self.shards: Mapping[int, Shard] = {number: Shard(spec, room) for number in numbers}
         self.spec = spec
         self._tables = {table.name: table for table in spec.tables}
-        self._changes: dict[int, Mapping[str, Change]] = {}
+        self._prepared: Mapping[int, ShardCommit] = {}
+        self._committed: dict[int, ShardCommit] = {}  # the last one of each shard, until its events were had
 
     def load(self, backend: Backend) -> None:
         """Take over what the last commit made durable."""
@@ -117,16 +118,18 @@ class ShardHost:
 
     def changes(self, epochs: Sequence[int]) -> dict[int, ShardCommit]:
         """What is to be committed of each shard, as epochs of all shards of the store."""
-        self._changes = {number: shard.changes() for number, shard in self.shards.items()}
-        return {
-            number: ShardCommit(epochs[number], self._changes[number], shard.live_bytes)
+        commits = {
+            number: ShardCommit(epochs[number], shard.changes(), shard.live_bytes)
             for number, shard in self.shards.items()
         }
+        self._prepared = commits
+        return commits
 
     def committed(self, epochs: Sequence[int]) -> None:
         """What ``changes`` gave is durable."""
         for number, shard in self.shards.items():
             shard.committed(epochs[number])
+        self._committed, self._prepared = dict(self._prepared), {}
 
     @property
     def epochs(self) -> dict[int, int]:
@@ -138,7 +141,10 @@ class ShardHost:
 
         Nothing of shards that have been committed again since.
         """
-        changes = {number: self._changes.pop(number) for number in self._committed(epochs)}
+        last = self._committed
+        mine = [number for number, commit in list(last.items()) if commit.epoch == epochs[number]]
+        had = {number: last.pop(number, None) for number in mine}
+        changes = {number: commit.tables for number, commit in had.items() if commit is not None}
         events = {
             number: {
                 name: TableChange(change.keys, values_of(change.rows, self._tables[name].dim), change.deletes)
@@ -155,10 +161,6 @@ class ShardHost:
         rows = sum(len(table) for name, table in tables if self._tables[name].synced)
         found = Figures(rows, sum(int(table.memory_bytes) for _, table in tables))
         return lambda: found
-
-    def _committed(self, epochs: Sequence[int]) -> list[int]:
-        """The shards whose last commit is that of these epochs, and whose changes nobody has had."""
-        return [number for number in self._changes if self.shards[number].epoch == epochs[number]]
 
     def _each(
         self, table: str, keys: Keys, say: Callable[[Table, Keys], npt.NDArray[_Value]], dtype: type[_Value]

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from monobeam.store.backend import Backend, BackendError, ShardCommit, StaleError, is_shared
+from monobeam.store.backend import Backend, BackendError, OwnedError, ShardCommit, StaleError, is_shared
 from monobeam.store.host import ShardHost
 from monobeam.store.publishing import Announcement, SyncLog, events
 from monobeam.store.room import TableRoom
@@ -38,8 +38,12 @@ class Hosting:
         current = self._current
         return 0 if current is None else current.generation
 
-    def begin(self, generation: int, spec: StoreSpec) -> None:
-        """Forget everything that is not committed, and serve a new generation; while nothing is being published."""
+    def begin(self, generation: int, spec: StoreSpec, head: str) -> None:
+        """Forget everything that is not committed, and serve a new generation; while nothing is being published.
+
+        ``head``: the address of who says so. OwnedError if that is not, or no longer, the owner of shard 0: another one
+        may be publishing what is prepared here.
+        """
         numbers = [number for number in self.numbers if number < spec.shards]
         if len(numbers) < spec.shards and not is_shared(self._backend):
             raise ValueError(
@@ -47,8 +51,10 @@ class Hosting:
                 f"--shards=0-{spec.shards - 1}; this one has {list(self.numbers)}"
             )
         with self._turn:
-            self._current = None
             self.check()
+            if is_shared(self._backend) and (owner := self._backend.owners().get(0)) != head:
+                raise OwnedError(f"{head} is not the head of {self._backend.uri}: {owner} is")
+            self._current = None
             if is_shared(self._backend):
                 self._backend.recover(numbers)
             host = ShardHost(spec, numbers, TableRoom(spec.memory_limit, "store.memory_limit"))
@@ -91,11 +97,6 @@ class Hosting:
             host.committed(epochs)
             if self._sync_log is not None:
                 self._sync_log.append(events(host.spec, before, epochs, host.events(epochs)(), said))
-
-    @property
-    def publishes(self) -> bool:
-        """Whether this server writes the sync events of its shards."""
-        return self._sync_log is not None
 
 
 def check_numbers(backend: Backend, numbers: Sequence[int]) -> None:

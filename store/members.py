@@ -28,7 +28,7 @@ class LocalMember:
 
     def begin(self, generation: int, spec: StoreSpec) -> Asked[None]:
         """See Member."""
-        return lambda: self._hosting.begin(generation, spec)  # when it is waited for: the others are at work then
+        return lambda: self._hosting.begin(generation, spec, self.address)  # only now: the others are at work then
 
     def prepare(self, generation: int, epochs: Sequence[int]) -> Asked[Mapping[int, ShardCommit]]:
         """See Member."""
@@ -42,8 +42,9 @@ class LocalMember:
 class RemoteMember:
     """The shards of another server."""
 
-    def __init__(self, connection: Connection, numbers: Sequence[int]) -> None:
+    def __init__(self, connection: Connection, numbers: Sequence[int], head: str) -> None:
         self.address = connection.address
+        self._head = head
         self.numbers = tuple(numbers)
         self._connection = connection
 
@@ -53,7 +54,7 @@ class RemoteMember:
 
     def begin(self, generation: int, spec: StoreSpec) -> Asked[None]:
         """See Member."""
-        header = {"generation": generation, "spec": spec.encode().decode()}
+        header = {"generation": generation, "spec": spec.encode().decode(), "head": self._head}
         asked = self._connection.ask("begin_generation", header)
         return lambda: asked.answer() and None
 
@@ -110,4 +111,4 @@ class Members:
             connection = None
         if connection is None:
             connection = self._connections[address] = Connection(address)
-        return RemoteMember(connection, numbers)
+        return RemoteMember(connection, numbers, self._local.address)

@@ -38,10 +38,6 @@ class Head(Protocol):
     def dense(self) -> bytes | None:
         """The trainer's own bytes in it."""
 
-    @property
-    def publishes(self) -> bool:
-        """Whether sync events are written where the shards are."""
-
     def begin(self, partition: int, offset: int) -> None:
         """A block of the examples log is about to be trained on."""
 
@@ -52,7 +48,10 @@ class Head(Protocol):
         """Which examples were not trained on before; marks them as seen."""
 
     def expire(self, now_s: int, budget: int) -> None:
-        """Forget example keys that are too old."""
+        """Forget example keys that are too old; the hosts are about to drop rows that are."""
+
+    def expired(self) -> None:
+        """They have."""
 
     def commit(
         self,
@@ -62,8 +61,11 @@ class Head(Protocol):
         now_us: int,
         meta: Mapping[str, Any],
         arrivals: npt.NDArray[np.int64],
-    ) -> Sequence[int]:
-        """Make all of it durable; ``manifest`` and ``dense`` are then those of the commit. The epochs before it."""
+    ) -> tuple[Sequence[int], bytes | None]:
+        """Make all of it durable; ``manifest`` and ``dense`` are then those of the commit.
+
+        The epochs before it, and ``dense_values``, or None if newer ones have been published.
+        """
 
     def changed(self, shard: int, since_epoch: int) -> Changed | None:
         """What commits changed in a shard since an epoch."""
@@ -223,7 +225,9 @@ class ParameterStore:
         with self.lock:
             self._head.expire(now_s, budget)
             asked = [host.expire(now_s, budget) for host in self._hosts]
-            return sum(answer() for answer in asked)
+            count = sum(answer() for answer in asked)
+            self._head.expired()
+            return count
 
     def unseen(self, example_keys: Keys, now_s: int) -> Mask:
         """Which examples, bool[n], were not trained on before, repeats in the array included; marks them as seen."""
@@ -254,15 +258,13 @@ class ParameterStore:
         """Make everything pushed and marked so far durable, at once, and say what changed: one event per shard.
 
         ``positions`` are added to the ones before; ``dense_values`` publishes weights for serving; ``arrivals`` ride in
-        every event. There are none where shard servers write them. When it raises, nothing was committed, or
+        every event. There are none of shards whose server writes them. When it raises, nothing was committed, or
         (AwayError) all of it was, or none: ``positions`` of the store opened again tell which.
         """
         published = None if dense_values is None else dense_codec.encode(dense_values)
         with self.lock:
             self._settle()
-            before = self._head.commit(positions, dense, published, now_us, meta or {}, arrivals)
-            if self._head.publishes:
-                return []
+            before, published = self._head.commit(positions, dense, published, now_us, meta or {}, arrivals)
             manifest = self._head.manifest
             asked = [host.events(manifest.epochs) for host in self._hosts]
             changes = {number: tables for answer in asked for number, tables in answer().items()}

@@ -30,6 +30,7 @@ from monobeam.store.shard_server import Ownership, ShardServer
 from monobeam.store.wire import TOKEN_FILE, token
 
 _TICK_S = 0.5
+_EVERYWHERE = ("0.0.0.0", "[::]")
 
 
 class Listening(NamedTuple):
@@ -87,6 +88,8 @@ def _start(options: argparse.Namespace, opener: Callable[[str], Backend]) -> tup
     tls = (options.tls_cert.read_bytes(), options.tls_key.read_bytes()) if options.tls_cert else None
     secret, shards = token(), _shards(options.shards)
     place = listening(options.listen, secured=bool(tls and secret), tls=tls is not None)
+    if place.host in _EVERYWHERE and not options.advertise:
+        raise ValueError(f"--listen={options.listen}: give --advertise=HOST:PORT too, where others reach this server")
     backend = opener(options.store)
     try:
         server = ShardServer(place.location, secret, tls)

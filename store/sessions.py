@@ -18,7 +18,13 @@ class Session:
     seen_s: float
     identity: str = field(default_factory=lambda: secrets.token_hex(8))
     blocks: set[int] = field(default_factory=set)  # partitions that it is training a block of
+    expires: bool = False  # it has the hosts drop what is too old
     worked: bool = False  # since the last commit
+
+    @property
+    def at_work(self) -> bool:
+        """Whether a commit must wait for it."""
+        return bool(self.blocks) or self.expires
 
     def shares(self, partitions: frozenset[int] | None) -> bool:
         """Whether others who want these partitions are in its way."""
@@ -69,5 +75,5 @@ class Sessions:
 
     @property
     def at_work(self) -> bool:
-        """Whether one of them is training a block."""
-        return any(session.blocks for session in self)
+        """Whether a commit must wait for one of them."""
+        return any(session.at_work for session in self)

@@ -38,8 +38,6 @@ class Store(ParameterStore):
 class _Head:
     """The head of a store whose trainers are all in its process."""
 
-    publishes = False
-
     def __init__(self, ledger: Ledger, host: ShardHost, backend: Backend) -> None:
         self._ledger = ledger
         self._host = host
@@ -69,6 +67,9 @@ class _Head:
     def expire(self, now_s: int, budget: int) -> None:
         self._ledger.expire(now_s, budget)
 
+    def expired(self) -> None:
+        pass
+
     def commit(
         self,
         positions: Mapping[int, int],
@@ -77,7 +78,7 @@ class _Head:
         now_us: int,
         meta: Mapping[str, Any],
         arrivals: npt.NDArray[np.int64],
-    ) -> Sequence[int]:
+    ) -> tuple[Sequence[int], bytes | None]:
         before = self._ledger.manifest.epochs
         manifest = self._ledger.next(positions, dense_values is not None, now_us, meta)
         shards = self._host.changes(manifest.epochs)
@@ -85,7 +86,7 @@ class _Head:
         self._backend.commit(commit)
         self._ledger.committed(commit)
         self._host.committed(manifest.epochs)
-        return before
+        return before, dense_values
 
     def changed(self, shard: int, since_epoch: int) -> Changed | None:
         return self._backend.changed(shard, since_epoch)

@@ -76,6 +76,8 @@ def _array(column: pa.LargeBinaryArray, dtype: str, *shape: int) -> Array:
     if dtype not in _DTYPES:
         raise ValueError(f"an array of {dtype!r}: must be of {_DTYPES}")
     data = column.buffers()[2]
+    if np.prod(shape, dtype=object) * np.dtype(dtype).itemsize != (0 if data is None else data.size):
+        raise ValueError(f"an array of {dtype} {shape}: came with {0 if data is None else data.size} bytes")
     if data is None or not data.size:
         return np.empty(shape, dtype)
     return np.ndarray(shape, dtype, data).copy()
@@ -126,6 +128,9 @@ def _kind(error: Exception) -> str:
     return next((kind for of, kind in kinds if isinstance(error, of)), "")
 
 
+_HOST = r"(?:\[[^]/,]+\]|[^]\[/,:]+):\d+"
+
+
 @dataclass(frozen=True)
 class Place:
     """Where shard servers may be found: one ``HOST:PORT`` or several."""
@@ -136,7 +141,7 @@ class Place:
     @staticmethod
     def parse(uri: str) -> Place:
         """Of ``flight://HOST:PORT`` or ``flight+tls://HOST:PORT``; more of ``HOST:PORT`` may follow after commas."""
-        found = re.fullmatch(r"flight(\+tls)?://([^/,:]+:\d+(?:,[^/,:]+:\d+)*)", uri)
+        found = re.fullmatch(rf"flight(\+tls)?://({_HOST}(?:,{_HOST})*)", uri)
         if found is None:
             raise ValueError(f"store {uri!r}: must be flight://HOST:PORT or flight+tls://HOST:PORT")
         return Place(found[1] is not None, tuple(found[2].split(",")))
@@ -156,9 +161,15 @@ def connect(address: str) -> flight.FlightClient:
 
 
 def token() -> str | None:
-    """The token of this process: ``MONOBEAM_TOKEN``, or what is in the file ``MONOBEAM_TOKEN_FILE``."""
+    """The token of this process: ``MONOBEAM_TOKEN``, or what is in the file ``MONOBEAM_TOKEN_FILE``.
+
+    ValueError for a file without one: a server that is to demand a token must not go on without.
+    """
     if name := os.environ.get(TOKEN_FILE):
-        return Path(name).read_text().strip()
+        secret = Path(name).read_text().strip()
+        if not secret:
+            raise ValueError(f"{name}: there is no token in this file")
+        return secret
     return os.environ.get(TOKEN) or None
 
 

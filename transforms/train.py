@@ -94,27 +94,36 @@ def _trainer(settings: TrainSettings, partition: int) -> Trainer:
     """The trainer of a partition in this process: the only one, or its own, whatever DoFn instances there are."""
     own = partition if settings.config.training.parallel else None
     with _lock:
-        trainer = _trainers.get((settings.store, own))
-        if trainer is None:
+        while (trainer := _trainers.get((settings.store, own))) is None:
             keep_freed_memory()
-            store = _store(settings, own)
-            try:
-                trainer = Trainer(settings.config, store, own)
-            except BaseException:
-                if not _trainers_of(store):
-                    store.close()
-                raise
-            _trainers[settings.store, own] = trainer
+            _open(settings, own)
         return trainer
 
 
-def _store(settings: TrainSettings, own: int | None) -> ParameterStore:
-    """A store of this process, which its trainers share, or a session of the trainer's own in shard servers."""
+def _open(settings: TrainSettings, own: int | None) -> None:
+    """A new trainer; none, if the store that it shares with others was dropped meanwhile."""
+    store, shared = _store(settings, own)
+    with store.lock:
+        if shared and not _trainers_of(store):
+            return
+        try:
+            _trainers[settings.store, own] = Trainer(settings.config, store, own)
+        except BaseException:
+            if not shared:
+                store.close()
+            raise
+
+
+def _store(settings: TrainSettings, own: int | None) -> tuple[ParameterStore, bool]:
+    """A store of this process, which its trainers share, or a session of the trainer's own in shard servers.
+
+    And whether it is one that another trainer has opened.
+    """
     if not is_remote(settings.store):
         for (uri, _), trainer in list(_trainers.items()):
             if uri == settings.store:
-                return trainer.store
-    return open_store(settings.config.store_spec(), settings.store, None if own is None else [own])
+                return trainer.store, True
+    return open_store(settings.config.store_spec(), settings.store, None if own is None else [own]), False
 
 
 def _trainers_of(store: ParameterStore) -> list[tuple[str, int | None]]:

@@ -124,11 +124,14 @@ def check(folder: Path, config: Config, store: str) -> None:
     assert set(counts[DENSE].values()) == {len(blocks)}
 
 
-def replicated(folder: Path, config: Config, store: str) -> Replica:
-    """A replica that was fed with every sync event, in order of commit; it reads the store where one is missing."""
-    log, events = open_log(f"file:{folder}/sync"), list[SyncEvent]()
-    for partition in log.partitions():
-        events += map(SyncEvent.from_record, records(log.read(partition, 0, 1 << 40)))
+def logged(folder: Path) -> dict[int, list[SyncEvent]]:
+    """The sync events of every shard."""
+    log = open_log(f"file:{folder}/sync")
+    return {n: list(map(SyncEvent.from_record, records(log.read(n, 0, 1 << 40)))) for n in log.partitions()}
+
+
+def replicated(events: list[SyncEvent], config: Config, store: str) -> Replica:
+    """A replica that was fed with sync events, in order of commit; it reads the store where one is missing."""
     replica = Replica(config)
     for event in sorted(events, key=lambda event: (event.epoch, event.shard)):
         replica.apply(event, open_backend(store))
@@ -158,10 +161,16 @@ def test_processes_share_a_store(folder: Path) -> None:
 
 def check_replica(folder: Path, config: Config, uri: str) -> None:
     """Sync events, of which at most those of the commit that the server died in are missing, lead to the store."""
-    replica, loaded = replicated(folder, config, uri), Replica(config)
+    found, loaded = logged(folder), Replica(config)
     loaded.load(open_backend(uri))
-    assert all(shard.gaps <= 1 for shard in replica.shards)
-    assert sum(shard.events for shard in replica.shards) > 20
+    assert set(found) == {shard.index for shard in loaded.shards}
+    for number, events in found.items():
+        ends = [0, *(event.epoch for event in events)]
+        gaps = sum(event.previous_epoch != end for event, end in zip(events, ends, strict=False))
+        assert ends == sorted(set(ends))
+        assert ends[-1] == loaded.shards[number].epoch
+        assert gaps <= 1
+    replica = replicated([event for events in found.values() for event in events], config, uri)
     for name, table in loaded.tables.items():
         keys = np.sort(table.keys())
         np.testing.assert_array_equal(np.sort(replica.tables[name].keys()), keys)

@@ -29,10 +29,10 @@ ROOT = Path(__file__).parents[2]
 class Served:
     """A server in this process, which owns its shards when ``step`` lets it."""
 
-    def __init__(self, backend: Backend, shards: Sequence[int], secret: str | None = None) -> None:
+    def __init__(self, backend: Backend, shards: Sequence[int], secret: str | None = None, sync: str = "") -> None:
         self.server = ShardServer("grpc://127.0.0.1:0", secret)
         self.uri = f"flight://127.0.0.1:{self.server.port}"
-        self.ownership = Ownership(self.server, backend, shards, self.uri)
+        self.ownership = Ownership(self.server, backend, shards, self.uri, sync=sync)
         self.ownership.step(0.0)
 
     def close(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from monobeam.logs.log import open_log, records
 from monobeam.store.backend import AwayError, Backend, BackendError, LeasedError, StaleError, open_backend
 from monobeam.store.bags import Bags
+from monobeam.store.connection import MOST_PENDING, Connection
 from monobeam.store.flight_store import FlightStore
 from monobeam.store.lmdb import LmdbBackend
 from monobeam.store.memory import MemoryBackend
@@ -176,6 +179,95 @@ def test_errors_that_waiting_does_not_heal_are_told_as_they_are(
         FlightStore(replace(store.spec, model="n"), server.uri)
     with pytest.raises(TableFullError, match=r"store\.memory_limit"):
         FlightStore(replace(store.spec, memory_limit=1000), server.uri)
+
+
+def test_a_caller_may_ask_for_much_before_it_reads_answers(opened: Callable[[], FlightStore]) -> None:
+    """With some thousands of answers unread, neither side would read any more."""
+    store = opened()
+    for _ in range(MOST_PENDING * 3):
+        store.expire_keys(ASKED.keys[:10], 1)
+    assert len(store._flight_hosts[0]._connection._pending) == MOST_PENDING
+    assert not store.known("wide", ASKED.keys).any()
+
+
+def test_requests_that_are_none_are_refused_and_harm_nobody(opened: Callable[[], FlightStore], server: Served) -> None:
+    store = opened()
+    train(store, 0, 4)
+    generation, now = store._flight_hosts[0]._generation, {"now_s": 1, "pooled": True}
+    both = [ASKED.keys, ASKED.offsets]
+    bad: list[tuple[str, dict[str, Any], list[Any], str]] = [
+        ("nonsense", {}, [], "request 'nonsense': there is no such one"),
+        ("open", {}, [], "request 'open': partitions is missing"),
+        ("begin", {"partition": 0, "offset": 0}, [], "open the store first"),
+        ("pull", {"generation": generation, "table": "x", **now}, both, r"table 'x': there are \['wide', 'narrow'\]"),
+        ("pull", {"generation": "1", "table": "wide", **now}, both, "generation '1': must be a whole number"),
+        ("pull", {"generation": generation, "table": ["wide"], **now}, both, "table .*: must be a str"),
+        ("pull", {"generation": generation, "table": "wide", **now}, [both[0], both[1][:5]], "must go from 0 to"),
+    ]
+    with closing(Connection(server.uri)) as connection:
+        for method, header, arrays, said in bad:
+            with pytest.raises(ValueError, match=said):
+                connection.call(method, header, *arrays)
+    head = store._flight_head._connection
+    for method, header, said in (
+        ("begin", {"partition": "0", "offset": 4}, "partition '0': must be a whole number, not below 0"),
+        ("begin", {"partition": 0, "offset": -1}, "offset -1: must be a whole number, not below 0"),
+        ("end", {"partition": 0, "position": 9, "meta": {}}, "none has begun"),
+        ("open", {"partitions": [7], "spec": "", "name": ""}, "this connection has opened the store already"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            head.call(method, header)
+    train(store, 4, 8)
+    assert store.positions() == {0: 8}
+
+
+def test_pulls_of_an_older_generation_are_not_pushed(opened: Callable[[], FlightStore], server: Served) -> None:
+    """Their rows are places in tables that are gone."""
+    store = opened()
+    train(store, 0, 3)
+    with closing(Connection(server.uri)) as connection:
+        header = {"generation": store._flight_hosts[0]._generation, "table": "wide", "now_s": 1, "pooled": True}
+        pull = connection.call("pull", header, ASKED.keys, ASKED.offsets).header["pull"]
+        store.close()
+        again = opened()._flight_hosts[0]._generation
+        assert again != header["generation"]
+        with pytest.raises(ValueError, match=f"pull {pull}: pushed before"):
+            connection.call("push", {"generation": again, "pull": pull, "rate": 0.1}, np.ones((200, 3), np.float32))
+
+
+@pytest.fixture
+def two(bigtable_place: Callable[[], Callable[[], Backend]], tmp_path: Path) -> Iterator[tuple[Served, Served]]:
+    """Servers of one shard each, of which the first writes its sync events."""
+    opener = bigtable_place()
+    servers = Served(opener(), [0], sync=f"file:{tmp_path}/sync"), Served(opener(), [1])
+    yield servers
+    for each in servers:
+        each.close()
+
+
+def test_a_server_with_a_sync_log_beside_one_without(two: tuple[Served, Served], tmp_path: Path) -> None:
+    for each, other in (two, two[::-1]):
+        store = FlightStore(replace(SPEC, shards=2), each.uri)
+        at = store.positions().get(0, 0)
+        told = train(store, at, at + 4)
+        assert [event["shard"] for event in told] == [1]
+        log = open_log(f"file:{tmp_path}/sync")
+        assert log.partitions() == [0]
+        assert [event["epoch"] for event in records(log.read(0, at // 4, 9))] == [told[0]["epoch"]]
+        store.close()
+        other.ownership.step(0.0)
+
+
+def test_a_head_that_is_none_any_more_begins_nothing(two: tuple[Served, Served]) -> None:
+    """It was paused, and would undo what another is publishing."""
+    store = FlightStore(replace(SPEC, shards=2), two[0].uri)
+    train(store, 0, 6)
+    header = {"generation": 5, "spec": store.spec.encode().decode(), "head": "flight://127.0.0.1:1"}
+    with closing(Connection(two[1].uri)) as late, pytest.raises(AwayError, match="1 is not the head of"):
+        late.call("begin_generation", header)
+    train(store, 6, 8)
+    assert store.positions() == {0: 8}
+    store.close()
 
 
 def test_a_server_that_lost_its_shards_answers_nothing(server: Served, opened: Callable[[], FlightStore]) -> None:

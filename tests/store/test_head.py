@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ import pytest
 
 from monobeam.store.backend import BackendError, Commit, LeasedError, StaleError
 from monobeam.store.bags import Bags
-from monobeam.store.head import Head, Opened
+from monobeam.store.head import Committed, Head, Opened
 from monobeam.store.hosting import Hosting
 from monobeam.store.manifest import Manifest
 from monobeam.store.members import LocalMember, Members
@@ -56,7 +58,19 @@ class World:
 
     def commit(self, opened: Opened, now_s: float = 0.0, **positions: int) -> Manifest:
         given = {int(name[1:]): offset for name, offset in positions.items()}
-        return self.head.commit(opened.session, given, None, None, 1_000_000, {"said": 1}, NO_ARRIVALS, now_s).manifest
+        return self.publish(opened, None, 0, now_s, given).manifest
+
+    def publish(
+        self,
+        opened: Opened,
+        dense_values: bytes | None,
+        ended: int,
+        now_s: float = 0.0,
+        positions: Mapping[int, int] = MappingProxyType({}),
+    ) -> Committed:
+        """A commit with dense values that were read when so many blocks had ended."""
+        said = 1_000_000, {"said": 1}, NO_ARRIVALS
+        return self.head.commit(opened.session, positions, None, dense_values, *said, ended, now_s)
 
     def updates(self) -> int:
         return int(self.hosting.at(self.hosting.generation).update_counts("t", IDS.keys)().sum())
@@ -180,7 +194,7 @@ def test_a_commit_waits_for_blocks_and_holds_new_ones_back(world: World) -> None
     with ThreadPoolExecutor(2) as pool:
         commit = pool.submit(world.commit, mine)
         while not world.head._busy:
-            pass
+            assert not commit.done(), commit.exception()
         begin = pool.submit(world.head.begin, mine.session, 0, 0, 0.0)
         assert not commit.done()
         assert not begin.done()
@@ -195,7 +209,7 @@ def test_a_commit_does_not_wait_for_the_dead(world: World) -> None:
     with ThreadPoolExecutor(1) as pool:
         commit = pool.submit(world.commit, mine, TTL_S)
         while not world.head._busy:
-            pass
+            assert not commit.done(), commit.exception()
         world.head.tick(TTL_S)
         assert not commit.done()
         world.head.tick(TTL_S + 0.1)
@@ -209,6 +223,54 @@ def test_a_commit_within_a_block_is_refused(world: World) -> None:
     world.head.begin(opened.session, 4, 0, 0.0)
     with pytest.raises(ValueError, match="commit within a block of partition 4"):
         world.commit(opened)
+
+
+def test_a_block_begins_once_and_ends_once(world: World) -> None:
+    opened = world.open()
+    with pytest.raises(ValueError, match="end of a block of partition 0: none has begun"):
+        world.head.end(opened.session, 0, 7, {}, 0.0)
+    world.head.begin(opened.session, 0, 0, 0.0)
+    with pytest.raises(ValueError, match="offset 0 of partition 0: it is being trained on"):
+        world.head.begin(opened.session, 0, 0, 0.0)
+    world.head.end(opened.session, 0, 1, {}, 0.0)
+    assert world.commit(opened).positions == {0: 1}
+
+
+def test_no_commit_falls_into_the_dropping_of_what_is_too_old(world: World) -> None:
+    """What hosts drop after they prepared and before they committed would never be dropped in the backend."""
+    mine, yours = world.open(MINE), world.open(YOURS)
+    world.train(yours, 1, 0)
+    world.head.expire(mine.session, 0, 1, 0.0)
+    with ThreadPoolExecutor(2) as pool:
+        commit = pool.submit(world.commit, yours)
+        while not world.head._busy:
+            assert not commit.done(), commit.exception()
+        also = pool.submit(world.head.unseen, yours.session, IDS.keys, 5, 0.0)
+        assert not commit.done()
+        assert not also.done()
+        world.head.expired(mine.session, 0.0)
+        assert commit.result().positions == {1: 1}
+        assert also.result().all()
+
+
+def test_a_trainer_that_is_gone_while_it_drops_is_in_doubt(world: World) -> None:
+    mine, yours = world.open(MINE), world.open(YOURS)
+    world.head.expire(mine.session, 0, 1, 0.0)
+    world.head.close(mine.session, "lost its connection")
+    with pytest.raises(StaleError, match="lost its connection"):
+        world.head.work(yours.session, 0.0)
+
+
+def test_dense_values_are_not_replaced_by_older_ones(world: World) -> None:
+    """A trainer may read them, and commit after another that read them later."""
+    mine, yours = world.open(MINE), world.open(YOURS)
+    assert (mine.ended, yours.ended) == (0, 0)
+    world.train(mine, 0, 0)
+    world.train(yours, 1, 0)
+    assert world.publish(yours, b"newer", 2).published
+    assert not world.publish(mine, b"older", 1).published
+    assert world.backend.dense_values() == (1, b"newer")
+    assert world.publish(mine, b"as new", 2).manifest.dense_version == 2
 
 
 def test_after_a_commit_that_failed_everybody_goes_back(world: World) -> None:

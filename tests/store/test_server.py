@@ -21,6 +21,7 @@ from monobeam.store.memory import MemoryBackend
 from monobeam.store.numbers import numbers
 from monobeam.store.server import listening, main
 from monobeam.store.store import Store
+from monobeam.store.wire import Place
 from tests.store.servers import Process, patiently, served
 from tests.store.test_store import SPEC, commit, step
 
@@ -57,6 +58,7 @@ def test_without_tls_and_token_only_loopback_is_served() -> None:
         (["--shards=0", "--store=memory:", "--listen=grpc://0.0.0.0:0"], "only loopback"),
         (["--shards=0", "--store=memory:", "--tls-cert=x"], "--tls-cert and --tls-key: give both or none"),
         (["--shards=0", "--store=memory:", "--token-file=/no/such/file"], "/no/such/file"),
+        (["--shards=0", "--store=memory:", "--token-file=/dev/null"], "/dev/null: there is no token in this file"),
         (["--shards=1-3", "--store=memory:"], "must have all of its shards, from 0 on"),
         (["--shards=0", "--store=flight://127.0.0.1:1"], "shard servers own this store"),
     ],
@@ -149,6 +151,13 @@ def test_who_has_not_the_token_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_p
         assert open_backend(server.uri).manifest() is None
 
 
+def test_an_address_of_ipv6_is_one() -> None:
+    assert Place.parse("flight://[::1]:80,a.b:81").addresses == ["flight://[::1]:80", "flight://a.b:81"]
+    for wrong in ("flight://::1:80", "flight://[::1]", "flight://[::1:80", "flight://a/b:80"):
+        with pytest.raises(ValueError, match="must be flight://HOST:PORT"):
+            Place.parse(wrong)
+
+
 def certificate(folder: Path) -> tuple[Path, Path]:
     """A certificate for 127.0.0.1 that signs itself, and its key."""
     key = ec.generate_private_key(ec.SECP256R1())
@@ -167,7 +176,7 @@ def certificate(folder: Path) -> tuple[Path, Path]:
     return folder / "cert.pem", folder / "key.pem"
 
 
-def test_tls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_tls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cert, key = certificate(tmp_path)
     (tmp_path / "token").write_text("secret")
     options = [f"--tls-cert={cert}", f"--tls-key={key}", f"--token-file={tmp_path}/token"]
@@ -185,3 +194,8 @@ def test_tls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         store.close()
         with pytest.raises(AwayError, match="cannot be reached"):
             FlightStore(SPEC, uri.replace("+tls", ""))
+        everywhere = ["--shards=0", "--store=memory:", "--listen=grpc://0.0.0.0:0", *options]
+        monkeypatch.setattr("signal.signal", lambda *_: None)
+        monkeypatch.setenv("MONOBEAM_TOKEN_FILE", "")
+        assert main(everywhere) == 1
+        assert "give --advertise=HOST:PORT too" in capsys.readouterr().err
