@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import os
-import select
+import selectors
 import subprocess
 import sys
 import time
@@ -76,8 +76,9 @@ class Process:
     def ready(self) -> str:
         """Its address, once it owns its shards."""
         assert self.popen.stdout is not None
-        readable, _, _ = select.select([self.popen.stdout], [], [], PATIENCE_S)
-        address = self.popen.stdout.readline().strip() if readable else ""
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.popen.stdout, selectors.EVENT_READ)
+            address = self.popen.stdout.readline().strip() if selector.select(PATIENCE_S) else ""
         assert address, self.said()
         return address
 
