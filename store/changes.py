@@ -61,3 +61,8 @@ def merge(changes: Sequence[Change]) -> Change:
 def values_of(rows: Rows, dim: int) -> Floats:
     """The embeddings in exported rows: a float32[N, dim] view."""
     return rows[:, : 4 * dim].view(np.dtype("<f4"))
+
+
+def updates_of(rows: Rows) -> npt.NDArray[np.int64]:
+    """How often each of exported rows was updated, int64[N]: the last eight bytes of a row."""
+    return rows[:, -8:].copy().view("<i8")[:, 0]

@@ -11,11 +11,11 @@ import numpy as np
 from monobeam.store import dense
 from monobeam.store.backend import BackendError, Block
 from monobeam.store.bags import Keys, shard_of
+from monobeam.store.changes import updates_of
 from monobeam.store.manifest import Manifest
 from monobeam.store.storage import Committed, Storage
 
 _ROW_END = 16  # bytes of a row after its floats: last seen, zero, number of updates
-_COUNT_BYTES = 8
 _NAMED = 5
 
 
@@ -61,7 +61,7 @@ class _Look:
         widths: dict[str, int] = {}
         for block in last.load(shard).blocks:
             self.rows += len(block.keys)
-            self.updates += int(block.rows[:, -_COUNT_BYTES:].copy().view("<i8").sum())
+            self.updates += int(updates_of(block.rows).sum())
             ids[block.table].append(block.keys)
             yield from _misplaced(block, shard, len(manifest.epochs))
             least, width = 4 * int(tables[block.table]["dim"]) + _ROW_END, block.rows.shape[1]

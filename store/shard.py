@@ -12,7 +12,7 @@ import numpy.typing as npt
 from monobeam.native import NONE, Table
 from monobeam.store.backend import Block
 from monobeam.store.bags import Bags, Floats, Keys, Mask
-from monobeam.store.changes import Change
+from monobeam.store.changes import Change, updates_of
 from monobeam.store.room import TableRoom
 from monobeam.store.spec import StoreSpec, TableSpec
 
@@ -137,7 +137,7 @@ def update_counts(table: Table, keys: Keys) -> npt.NDArray[np.int64]:
     """How often the row of each id was updated, int64[N]; 0 for ids without one."""
     counts, have = np.zeros(len(keys), np.int64), known(table, keys)
     rows = table.export_rows(keys[have]).reshape(-1, table.row_bytes)
-    counts[have] = rows[:, -8:].copy().view("<i8")[:, 0]
+    counts[have] = updates_of(rows)
     return counts
 
 

@@ -27,6 +27,7 @@ from monobeam.serving.replica import Replica
 from monobeam.serving.request import parse
 from monobeam.store.backend import Backend
 from monobeam.store.bags import Keys
+from monobeam.store.changes import updates_of
 from monobeam.store.manifest import Manifest
 from monobeam.store.memory import MemoryBackend
 from monobeam.store.parameters import ALL
@@ -48,9 +49,8 @@ class Rows:
 
     @property
     def update_counts(self) -> dict[int, int]:
-        """How often each row was updated: its last eight bytes."""
-        counts = np.ascontiguousarray(self.rows[:, -8:]).view("<i8")[:, 0]
-        return dict(zip(self.keys.tolist(), counts.tolist(), strict=True))
+        """How often each row was updated."""
+        return dict(zip(self.keys.tolist(), updates_of(self.rows).tolist(), strict=True))
 
 
 def rows_of(config: Config, backend: Backend, manifest: Manifest) -> dict[str, Rows]:

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from monobeam.logs import block
@@ -13,6 +12,7 @@ from monobeam.models.config import Config
 from monobeam.models.features import FeatureEncoder
 from monobeam.models.tails import counts_ids
 from monobeam.store.backend import open_backend
+from monobeam.store.changes import updates_of
 
 Counters = Mapping[str, int]
 
@@ -102,8 +102,7 @@ def updates_in_store(config: Config, store: str) -> int:
     """The sum of the update counts of the rows of the store that together count every id once."""
     backend = open_backend(store)
     counts = [
-        # A row ends with its update count.
-        np.ascontiguousarray(stored.rows[counts_ids(config, stored.table, stored.keys), -8:]).view("<u8").sum()
+        updates_of(stored.rows[counts_ids(config, stored.table, stored.keys)]).sum()
         for shard in range(config.store.shards)
         for stored in backend.load(shard).blocks
     ]
