@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +39,19 @@ def _optimizer(parameters: list[nn.Parameter], config: OptimizerConfig) -> torch
     )
 
 
+def clip(parameters: Collection[nn.Parameter], hyper: Mapping[str, float]) -> None:
+    """Clip gradients as hyper-parameters say: components first, then the norm of all of them together."""
+    if hyper["clip_value"]:
+        nn.utils.clip_grad_value_(parameters, hyper["clip_value"])
+    if hyper["clip_norm"]:
+        nn.utils.clip_grad_norm_(parameters, hyper["clip_norm"])
+
+
+def values_of(parameters: Mapping[str, nn.Parameter]) -> Arrays:
+    """Copies of parameters under their names."""
+    return {name: parameter.detach().numpy().copy() for name, parameter in parameters.items()}
+
+
 class DenseWeights:
     """The parameters of a module, with the optimizer that moves them.
 
@@ -50,7 +63,7 @@ class DenseWeights:
         self._parameters = dict(module.named_parameters())
         self._optimizer = _optimizer(list(self._parameters.values()), config)
         self._keeps = _STATE[config.optimizer]
-        self._clip_value, self._clip_norm = config.hyper["clip_value"], config.hyper["clip_norm"]
+        self._hyper = config.hyper
 
     def refresh(self, now_s: int) -> None:
         """Nothing: these weights are nobody else's."""
@@ -63,17 +76,14 @@ class DenseWeights:
         self._optimizer.zero_grad()
 
     def step(self, learning_rate: float) -> None:
-        """Move the weights by their gradients: components clipped first, then the norm of all of them together."""
-        if self._clip_value:
-            nn.utils.clip_grad_value_(self._parameters.values(), self._clip_value)
-        if self._clip_norm:
-            nn.utils.clip_grad_norm_(self._parameters.values(), self._clip_norm)
+        """Move the weights by their gradients, clipped."""
+        clip(self._parameters.values(), self._hyper)
         self._optimizer.param_groups[0]["lr"] = learning_rate
         self._optimizer.step()
 
     def values(self) -> Arrays:
         """The weights under the module's names: what serving needs."""
-        return {name: parameter.detach().numpy().copy() for name, parameter in self._parameters.items()}
+        return values_of(self._parameters)
 
     def state(self) -> Arrays:
         """Weights and optimizer state."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from monobeam.models.optimizers import COMMON
 from monobeam.store.spec import TableSpec
 
 if TYPE_CHECKING:
@@ -12,9 +13,9 @@ if TYPE_CHECKING:
 NAME = "dense"
 WIDTH = 64  # weights of a row: enough for little overhead, few enough that the rows of a small model have many owners
 
-# The table's name of each optimizer of dense weights. Clipping and decay need all weights, and are done by the trainer.
+# The table's name of each optimizer of dense weights. What all have in common, clipping and decay, needs all weights:
+# the trainer does it.
 _OPTIMIZERS = {"sgd": "momentum", "adagrad": "adagrad", "adam": "adam"}
-_TRAINERS_OWN = {"clip_value", "clip_norm", "weight_decay"}
 
 
 def tables(config: Config) -> tuple[TableSpec, ...]:
@@ -26,6 +27,6 @@ def tables(config: Config) -> tuple[TableSpec, ...]:
     if not config.training.parallel:
         return ()
     dense = config.training.dense
-    hyper = {name: value for name, value in dense.hyper.items() if name not in _TRAINERS_OWN}
+    hyper = {name: value for name, value in dense.hyper.items() if name not in COMMON}
     optimizer = _OPTIMIZERS[dense.optimizer]
     return (TableSpec(NAME, WIDTH, optimizer, dense.learning_rate, hyper, init_scale=0.0, synced=False),)

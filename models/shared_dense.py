@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from monobeam.models.dense import Arrays
+from monobeam.models.dense import Arrays, clip, values_of
 from monobeam.models.dense_table import NAME, WIDTH
 from monobeam.models.optimizers import OptimizerConfig
 from monobeam.store.bags import Bags, Floats
@@ -26,7 +26,7 @@ class SharedDense:
     def __init__(self, module: nn.Module, config: OptimizerConfig, store: ParameterStore) -> None:
         self._parameters = dict(module.named_parameters())
         self._learnt = [parameter for _, parameter in sorted(self._parameters.items()) if parameter.requires_grad]
-        self._config = config
+        self._hyper = config.hyper
         self._store = store
         first = [parameter.detach().reshape(-1) for parameter in self._learnt]
         self._first = torch.cat(first).numpy().copy() if first else np.empty(0, np.float32)
@@ -49,14 +49,10 @@ class SharedDense:
             parameter.grad = None
 
     def step(self, learning_rate: float) -> None:
-        """Push the gradients: components clipped first, then the norm of all of them together, then weight decay."""
+        """Push the gradients, clipped, and then with weight decay."""
         assert self._pulled is not None
-        hyper = self._config.hyper
-        if hyper["clip_value"]:
-            nn.utils.clip_grad_value_(self._learnt, hyper["clip_value"])
-        if hyper["clip_norm"]:
-            nn.utils.clip_grad_norm_(self._learnt, hyper["clip_norm"])
-        decay = hyper["weight_decay"]
+        clip(self._learnt, self._hyper)
+        decay = self._hyper["weight_decay"]
         flat = np.zeros(self._pulled.pooled.shape, np.float32)
         flat.reshape(-1)[: len(self._first)] = torch.cat([_gradient(p, decay) for p in self._learnt]).numpy()
         self._store.push(self._pulled, flat, learning_rate)
@@ -64,7 +60,7 @@ class SharedDense:
 
     def values(self) -> Arrays:
         """The weights under the module's names: what serving needs."""
-        return {name: parameter.detach().numpy().copy() for name, parameter in self._parameters.items()}
+        return values_of(self._parameters)
 
     def state(self) -> None:
         """Nothing: all state is in the rows."""

@@ -117,7 +117,8 @@ class Trainer:
             return [], metrics
         with self.store.lock:
             self.store.expire(self._progress.clock_s, EXPIRE_BUDGET)
-            self._dense.look()
+            if publish:
+                self._dense.look()
             state = self._dense.state()
             events = self.store.commit(
                 self._positions,
@@ -156,8 +157,9 @@ class Trainer:
         """How far the trainers of other partitions had come by the last commit."""
         if self._partition is None:
             return []
-        others = {int(p) for p in self.store.meta().get(PARTITIONS, {})} - {self._partition}
-        return [Progress(_of(self.store.meta(), p), self.config.join.negative_rate) for p in sorted(others)]
+        meta = self.store.meta()
+        others = {int(p) for p in meta.get(PARTITIONS, {})} - {self._partition}
+        return [Progress(_of(meta, p), self.config.join.negative_rate) for p in sorted(others)]
 
     def _with_store(self, metrics: Metrics) -> Metrics:
         """The metrics of a commit, with what the store is after it."""
