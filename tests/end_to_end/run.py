@@ -11,6 +11,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -213,6 +214,15 @@ class Run:
         """Distinct dead letters, by position."""
         letters = self.every_dead_letter()
         return list({(letter["log"], letter["partition"], letter["offset"]): letter for letter in letters}.values())
+
+
+def wait_until(condition: Callable[[], bool], running: Future[None] | None = None) -> None:
+    """Until it holds; fails if what is running meanwhile ends, or it takes too long."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert running is None or not running.done(), running.exception()
+        assert time.monotonic() < deadline, f"waited {PATIENCE_S} s in vain"
+        time.sleep(0.01)
 
 
 def _all(log: Any, number: int) -> list[dict[str, Any]]:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +22,7 @@ from monobeam.pipelines import train
 from monobeam.serving.replica import Replica
 from monobeam.store.backend import open_backend
 from monobeam.store.sync import SyncEvent
-from tests.end_to_end.run import PATIENCE_S, ROOT
+from tests.end_to_end.run import PATIENCE_S, ROOT, wait_until
 from tests.models import streams
 from tests.store.servers import Process
 
@@ -200,10 +198,3 @@ def trained(store: str) -> int:
     manifest = backend.manifest()
     backend.close()
     return sum(manifest.positions.values()) if manifest else 0
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {PATIENCE_S} s in vain"
-        time.sleep(0.01)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
@@ -20,7 +19,7 @@ from monobeam.store.backend import AwayError, BackendError, open_backend
 from monobeam.store.connection import Connection
 from monobeam.transforms import resources, train
 from tests.end_to_end import training
-from tests.end_to_end.run import PATIENCE_S, ROOT
+from tests.end_to_end.run import ROOT, wait_until
 from tests.end_to_end.training import BLOCKS
 from tests.store.servers import IMPATIENT, Process
 
@@ -73,15 +72,6 @@ def position(store: str) -> int:
         manifest = open_backend(store).manifest()
         return manifest.positions.get(0, 0) if manifest else 0
     return 0
-
-
-def wait_until(condition: Callable[[], bool], running: Future[None] | None = None) -> None:
-    """Fails if the training ends or it takes too long."""
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert running is None or not running.done(), running.exception()
-        assert time.monotonic() < deadline, f"waited {PATIENCE_S} s in vain"
-        time.sleep(0.01)
 
 
 @pytest.fixture
