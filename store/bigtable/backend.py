@@ -176,6 +176,7 @@ class BigtableBackend:
         """See Backend."""
         self._leases.close()
         self._deltas.clear()
+        self._client.close()
 
     @contextmanager
     def last_commit(self) -> Iterator[Committed]:

@@ -5,31 +5,29 @@ The client library makes several Python objects of every cell, which costs five 
 
 from __future__ import annotations
 
-import contextlib
-import os
 import random
 import re
+import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, quote, urlsplit
 
 import grpc
-import grpc.experimental
 from google.cloud.bigtable_v2.types import bigtable as messages
 from google.cloud.bigtable_v2.types import data
 
 from monobeam.store.backend import AwayError, BackendError
+from monobeam.store.bigtable.channel import DataChannel, status_of
 from monobeam.store.bigtable.wire import Range
 
-SERVICE = "bigtable.googleapis.com:443"
-SCOPES = ("https://www.googleapis.com/auth/bigtable.data",)
 ENTRIES_PER_REQUEST = 2000  # the service takes 100 000 mutations
 BYTES_PER_REQUEST = 4 << 20
 KEYS_PER_REQUEST = 1000
+RESPONSES_AT_ONCE = 512
 CALL_TIMEOUT_S = 5.0
 BULK_TIMEOUT_S = 60.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 5.0
@@ -49,6 +47,7 @@ RETRYABLE = frozenset(
 
 RowFilter = data.RowFilter.pb()
 _Chain = RowFilter.Chain
+_Response = messages.ReadRowsResponse.pb()
 
 
 class Cell(NamedTuple):
@@ -135,33 +134,13 @@ class Client:
         self.address = address
         self.in_flight = in_flight
         self._patience_s = patience_s
-        self._channel = channel(SERVICE, SCOPES)
-        self._pool = ThreadPoolExecutor(in_flight, "bigtable")
+        self._opened: DataChannel | None = DataChannel(in_flight)
+        self._lock = threading.Lock()
         common = {"table_name": address.name, "app_profile_id": address.app_profile}
         self._mutate_header = messages.MutateRowsRequest.pb()(**common).SerializeToString()
         self._common = common
-        self._metadata = [
-            ("x-goog-request-params", "&".join(f"{name}={quote(value, safe='')}" for name, value in common.items()))
-        ]
-        service = "/google.bigtable.v2.Bigtable/"
-        self._mutate_rows = self._channel.unary_stream(
-            service + "MutateRows", None, messages.MutateRowsResponse.pb().FromString
-        )
-        self._read_rows = self._channel.unary_stream(
-            service + "ReadRows",
-            messages.ReadRowsRequest.pb().SerializeToString,
-            messages.ReadRowsResponse.pb().FromString,
-        )
-        self._sample_row_keys = self._channel.unary_stream(
-            service + "SampleRowKeys",
-            messages.SampleRowKeysRequest.pb().SerializeToString,
-            messages.SampleRowKeysResponse.pb().FromString,
-        )
-        self._check_and_mutate = self._channel.unary_unary(
-            service + "CheckAndMutateRow",
-            messages.CheckAndMutateRowRequest.pb().SerializeToString,
-            messages.CheckAndMutateRowResponse.pb().FromString,
-        )
+        routing = "&".join(f"{name}={quote(value, safe='')}" for name, value in common.items())
+        self._metadata = [("x-goog-request-params", routing)]
 
     def attempts(self, what: str, patience_s: float | None = None) -> Attempts:
         """For a call that is retried by its caller; ``patience_s``: other than the client's."""
@@ -172,12 +151,12 @@ class Client:
 
         BackendError: some are not, or not known to be; requests that are still under way may be applied later.
         """
-        pending: deque[Future[None]] = deque()
+        channel, pending = self._channel, deque[Future[None]]()
         try:
             for batch in _batches(entries):
                 if len(pending) == self.in_flight:
                     pending.popleft().result()
-                pending.append(self._pool.submit(self._mutate, batch))
+                pending.append(channel.pool.submit(self._mutate, channel, batch))
             while pending:
                 pending.popleft().result()
         finally:
@@ -188,20 +167,20 @@ class Client:
     ) -> Iterator[Cell]:
         """The cells that pass all filters (fields of RowFilter), of a range or of rising keys; by key, then as stored.
 
-        A stream that breaks is resumed after its last whole row.
+        A stream that breaks is resumed after its last whole row, or after the last of those that the filters left out.
         """
-        chain = _filter(filters)
+        channel, chain = self._channel, _filter(filters)
         attempts = self.attempts("read", patience_s)
         while True:
             last = b""
-            call = self._read_rows(self._read_request(rows, chain), timeout=BULK_TIMEOUT_S, metadata=self._metadata)
+            request = self._read_request(rows, chain)
+            call = channel.read_rows(request, timeout=BULK_TIMEOUT_S, metadata=self._metadata)
             try:
                 merged = Chunks()
-                for response in call:
+                for response in _joined(call):
                     whole = merged.add(response.chunks)
                     yield from whole
-                    if whole:
-                        last = whole[-1].key
+                    last = max(last, response.last_scanned_row_key, whole[-1].key if whole else b"")
                 return
             except grpc.RpcError as error:
                 if last:
@@ -226,7 +205,7 @@ class Client:
         request = messages.CheckAndMutateRowRequest.pb()(
             row_key=key, predicate_filter=_filter(filters), **self._common, **{which: mutations}
         )
-        answer = self._check_and_mutate(request, timeout=CALL_TIMEOUT_S, metadata=self._metadata)
+        answer = self._channel.check_and_mutate(request, timeout=CALL_TIMEOUT_S, metadata=self._metadata)
         return bool(answer.predicate_matched) is matched
 
     def stored_bytes(self) -> int:
@@ -234,24 +213,32 @@ class Client:
         request, attempts = messages.SampleRowKeysRequest.pb()(**self._common), self.attempts("sizes")
         while True:
             try:
-                call = self._sample_row_keys(request, timeout=CALL_TIMEOUT_S, metadata=self._metadata)
+                call = self._channel.sample_row_keys(request, timeout=CALL_TIMEOUT_S, metadata=self._metadata)
                 return max((int(sample.offset_bytes) for sample in call), default=0)
             except grpc.RpcError as error:
                 attempts.failed(*status_of(error))
 
     def close(self) -> None:
-        """End the connection."""
-        self._pool.shutdown()
-        self._channel.close()
+        """End the connection; the next call makes another."""
+        with self._lock:
+            opened, self._opened = self._opened, None
+        if opened:
+            opened.close()
 
-    def _mutate(self, batch: list[bytes]) -> None:
+    @property
+    def _channel(self) -> DataChannel:
+        with self._lock:
+            self._opened = self._opened or DataChannel(self.in_flight)
+            return self._opened
+
+    def _mutate(self, channel: DataChannel, batch: list[bytes]) -> None:
         attempts = self.attempts("write")
         while True:
             done: set[int] = set()
             code, detail = grpc.StatusCode.INTERNAL.value[0], "the answer does not say what became of some entries"
             try:
                 request = self._mutate_header + b"".join(batch)
-                for response in self._mutate_rows(request, timeout=BULK_TIMEOUT_S, metadata=self._metadata):
+                for response in channel.mutate_rows(request, timeout=BULK_TIMEOUT_S, metadata=self._metadata):
                     for entry in response.entries:
                         if entry.status.code == 0:
                             done.add(entry.index)
@@ -310,38 +297,24 @@ class Chunks:
         return whole
 
 
-def channel(service: str, scopes: Sequence[str]) -> grpc.Channel:
-    """A connection to the emulator that BIGTABLE_EMULATOR_HOST names, or to the service as the default credentials."""
-    options = [
-        ("grpc.max_send_message_length", -1),
-        ("grpc.max_receive_message_length", -1),
-        ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.min_reconnect_backoff_ms", 100),
-        ("grpc.max_reconnect_backoff_ms", 2000),
-        ("grpc.keepalive_time_ms", 30_000),
-        ("grpc.use_local_subchannel_pool", 1),
-        (grpc.experimental.ChannelOptions.SingleThreadedUnaryStream, 1),  # a scan costs a third of the CPU time
-    ]
-    emulator = os.environ.get("BIGTABLE_EMULATOR_HOST")
-    if emulator:
-        return grpc.insecure_channel(emulator, options)
-    import google.auth
-    import google.auth.transport.grpc
-    import google.auth.transport.requests
+def _joined(responses: Iterable[bytes]) -> Iterator[Any]:
+    """Responses to a read, many as one: the bytes of messages, put together, are a message with all their chunks.
 
+    There may be one for every row, and to parse it alone costs more than to receive it.
+    """
+    some: list[bytes] = []
+    size = 0
     try:
-        credentials, _ = google.auth.default(scopes=list(scopes))
-    except google.auth.exceptions.DefaultCredentialsError as error:
-        raise BackendError(f"{service}: no credentials, and no BIGTABLE_EMULATOR_HOST: {error}") from error
-    request = google.auth.transport.requests.Request()
-    return google.auth.transport.grpc.secure_authorized_channel(credentials, request, service, options=options)
-
-
-def status_of(error: grpc.RpcError) -> tuple[int, str]:
-    """The number and text of what a call ended with."""
-    with contextlib.suppress(AttributeError):
-        return error.code().value[0], str(error.details())
-    return grpc.StatusCode.UNKNOWN.value[0], str(error)
+        for response in responses:
+            some.append(response)
+            size += len(response)
+            if len(some) == RESPONSES_AT_ONCE or size > BYTES_PER_REQUEST:
+                yield _Response.FromString(b"".join(some))
+                some, size = [], 0
+    except grpc.RpcError:
+        yield _Response.FromString(b"".join(some))  # what came before is good
+        raise
+    yield _Response.FromString(b"".join(some))
 
 
 def _filter(filters: Mapping[str, Any]) -> Any:

@@ -18,7 +18,8 @@ from typing import Any
 import grpc
 
 from monobeam.store.backend import BackendError, LeasedError, OwnedError
-from monobeam.store.bigtable.client import Client, status_of
+from monobeam.store.bigtable.channel import status_of
+from monobeam.store.bigtable.client import Client
 from monobeam.store.bigtable.wire import STATE, STATES, Mutation, cell_mutation, shard_of_state, state_key
 
 VERSION, LEASE = b"version", b"lease"

@@ -8,7 +8,8 @@ import grpc
 from google.protobuf import duration_pb2, empty_pb2
 
 from monobeam.store.backend import BackendError
-from monobeam.store.bigtable.client import Address, channel, status_of
+from monobeam.store.bigtable.channel import channel, status_of
+from monobeam.store.bigtable.client import Address
 from monobeam.store.bigtable.wire import ROWS, STATE
 
 SERVICE = "bigtableadmin.googleapis.com:443"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -25,6 +26,7 @@ from monobeam.store.changes import Rows
 from tests.store.bigtable_proxy import CallError, Forward, Proxy
 from tests.store.history import Twin, check, commit
 
+ReadRequest, ReadResponse = messages.ReadRowsRequest.pb(), messages.ReadRowsResponse.pb()
 MutateRequest, MutateResponse = messages.MutateRowsRequest.pb(), messages.MutateRowsResponse.pb()
 Chunk = messages.ReadRowsResponse.pb().CellChunk
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
@@ -144,6 +146,40 @@ def test_a_scan_whose_stream_breaks_goes_on_after_its_last_row(
     assert proxy.calls.count("ReadRows") >= 7
     change = Moment(0, PREFIXES, 7, ()).get(client, "items", IDS)
     assert change.rows.tolist() == rows_for(IDS).tolist()
+
+
+def test_a_scan_goes_on_after_rows_that_filters_left_out(proxy: Proxy, open_client: Callable[..., Client]) -> None:
+    client = open_client()
+    client.mutate(wire.set_rows("items", IDS[:9], rows_for(IDS[:9]), 7))
+    keys = sorted(key.tobytes() for key in wire.parameter_keys("items", IDS[:9]))
+    starts = []
+
+    def say_what_was_scanned(request: bytes, forward: Forward) -> Iterable[bytes]:
+        starts.append(ReadRequest.FromString(request).rows.row_ranges[0].start_key_closed)
+        if len(starts) == 1:
+            yield next(iter(forward(request)))
+            yield ReadResponse(last_scanned_row_key=keys[4]).SerializeToString()
+            raise CallError(UNAVAILABLE)
+        yield from forward(request)
+
+    proxy.hooks["ReadRows"] = say_what_was_scanned
+    found = [cell.key for cell in client.cells(wire.parameters(0, PREFIXES), {"family_name_regex_filter": ROWS})]
+    assert starts == [b"r\0\0", keys[4] + b"\0"]
+    assert found == [keys[0], *keys[5:]]
+
+
+def test_a_closed_client_leaves_no_threads_and_connects_anew(open_client: Callable[..., Client]) -> None:
+    def writers() -> list[str]:
+        return [thread.name for thread in threading.enumerate() if thread.name.startswith("bigtable")]
+
+    before, client = writers(), open_client()
+    for number in range(3):
+        some = IDS[number : number + 1]
+        client.mutate(wire.set_rows("items", some, rows_for(some), 7))
+        assert len(everything(client)) == number + 1
+        assert writers() != before
+        client.close()
+        assert writers() == before
 
 
 def test_patience_ends(proxy: Proxy, open_client: Callable[..., Client]) -> None:
