@@ -76,11 +76,13 @@ class BigtableBackend:
     def own(self, shards: Sequence[int] | None = None, address: str = "") -> None:
         """See Backend; a lease that its owner does not renew is waited for until it has expired."""
         self._address = address
-        published = self._published()
-        known = range(published.shards if published else 1)
-        self._leases.take(known if shards is None else shards, address, self._wait_s)
-        if set(known) <= set(self._leases.rows):
-            self.recover(known)
+        self._leases.take(range(self._shards()) if shards is None else shards, address, self._wait_s)
+        now = range(self._shards())  # what a resharding that was under way made it, until it lost its lease
+        if shards is None:
+            self._leases.take(now, address, self._wait_s)
+            self._leases.give_back(range(now.stop, PREFIXES))
+        if set(now) <= set(self._leases.rows):
+            self.recover(now)
 
     def owners(self) -> Mapping[int, str]:
         """See SharedBackend; whoever is there and does not answer may be dead, as a lease has no clock of its own."""
@@ -232,6 +234,10 @@ class BigtableBackend:
         self.check_owned()
         self.close()
         tables.drop(self.uri)
+
+    def _shards(self) -> int:
+        published = self._published()
+        return published.shards if published else 1
 
     def _whole(self) -> Published:
         """What is published, for the owner of all of it."""
