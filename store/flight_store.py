@@ -66,6 +66,11 @@ class FlightStore(ParameterStore):
         self._work()
         super().erase(table, keys)
 
+    def expire_keys(self, keys: Keys, now_s: int) -> None:
+        """See ParameterStore."""
+        self._work()
+        super().expire_keys(keys, now_s)
+
     def commit(self, *args: Any, **fields: Any) -> Any:
         """See ParameterStore."""
         self._told = False
@@ -79,17 +84,14 @@ class FlightStore(ParameterStore):
 
     def _work(self) -> None:
         with self.lock:
+            self._flight_head.begun()
             if not self._told:
                 self._flight_head.work()
                 self._told = True
 
 
 class _Head:
-    """The head, in another process.
-
-    Nobody waits for it to say that a block may begin or has ended: what follows on the same connection is refused if
-    that was.
-    """
+    """The head, in another process. What it says of a block's begin or end is waited for with what is asked next."""
 
     def __init__(self, connection: Connection, backend: FlightBackend) -> None:
         self._connection = connection
@@ -116,6 +118,10 @@ class _Head:
 
     def begin(self, partition: int, offset: int) -> None:
         self._connection.ask("begin", {"partition": partition, "offset": offset})
+
+    def begun(self) -> None:
+        """Wait until it has said that a block may begin: no commit is under way then."""
+        self._connection.settle()
 
     def end(self, partition: int, position: int, meta: Mapping[str, Any]) -> None:
         header = {"partition": partition, "position": position, "meta": dict(meta)}

@@ -97,6 +97,22 @@ def contents(backend: Backend) -> tuple[Rows, Any]:
     return rows, (manifest.positions, manifest.meta, manifest.dense_version, backend.dense(), backend.dense_values())
 
 
+def test_no_row_is_made_in_a_block_that_may_not_begin(opened: Callable[[], FlightStore]) -> None:
+    for change in (
+        lambda store: store.pull("wide", ASKED, 0),
+        lambda store: store.erase("wide", ASKED.keys),
+        lambda store: store.expire_keys(ASKED.keys, 0),
+        lambda store: None,
+    ):
+        store = opened()
+        with pytest.raises(ValueError, match="offset 7 of partition 0: the next one to train on is 0"):
+            with store.block(0, 7):
+                change(store)
+            store.unseen(ASKED.keys, 0)
+        assert store.rows == 0
+        store.close()
+
+
 def test_it_is_bit_equal_to_a_store_in_process(places: tuple[str, int]) -> None:
     uri, shards = places
     near, memory = replace(SPEC, shards=shards, sync_dtype="fp32" if shards == 3 else "bf16"), MemoryBackend()
