@@ -6,14 +6,18 @@ import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from monobeam.logs.log import Chunk, Log, records
+from monobeam.logs.log import Chunk, Log, LogError, records
 
 _LOGGER = logging.getLogger(__name__)
 MAX_RECORDS = 256
 
 
 class Tail:
-    """Follows a log from the given offsets (partitions that are not named: from their beginning)."""
+    """Follows a log from the given offsets (partitions that are not named: from their beginning).
+
+    Where what comes next is not there any more (the log was deleted and begun anew, or the reader was away for longer
+    than records are kept), it goes on with what comes from now on.
+    """
 
     def __init__(self, log: Log, offsets: Mapping[int, int] | None = None) -> None:
         self._log = log
@@ -30,9 +34,20 @@ class Tail:
         What cannot be decoded is passed over, up to the next record that was written on its own.
         """
         for partition in self._log.partitions():
-            for chunk in self._log.read(partition, self._offsets.get(partition, 0), MAX_RECORDS):
+            for chunk in self._read(partition, self._offsets.get(partition, 0)):
                 for part, _ in chunk.split():
                     yield from self._of(part)
+
+    def _read(self, partition: int, offset: int) -> list[Chunk]:
+        try:
+            return self._log.read(partition, offset, MAX_RECORDS)
+        except LogError as error:
+            end = self._log.end(partition)
+            if end == offset:
+                raise
+            _LOGGER.warning("%s; going on at offset %d", error, end)
+            self._offsets[partition] = end
+            return []
 
     def _of(self, part: Chunk) -> Iterator[Mapping[str, Any]]:
         try:

@@ -152,6 +152,29 @@ def test_from_no_commit_over_a_gap_to_a_store_that_is_away(world: World) -> None
         np.testing.assert_allclose(server.scores(one), world.expected(one), rtol=1e-6)
 
 
+def test_a_sync_log_that_is_deleted_and_begun_anew(world: World) -> None:
+    """Meanwhile the server reads the store; it needs no new start, and bears one."""
+    world.step(1)
+    one = request(5, 50, log=False)
+    with running(world) as server:
+        server.until_epoch(world)
+        world.begin_sync_anew()
+        world.commit(2)  # into the store alone, as by a trainer that writes to what is deleted
+        server.until_epoch(world)
+        np.testing.assert_allclose(server.scores(one), world.expected(one), rtol=1e-6)
+        for seed in (3, 4):
+            world.step(seed)
+            server.until_epoch(world)
+            np.testing.assert_allclose(server.scores(one), world.expected(one), rtol=1e-6)
+        assert server.client.get("/ready").json()["error"] is None
+        server.end()
+    with running(world) as server:
+        server.until_epoch(world)
+        world.step(5)
+        server.until_epoch(world)
+        np.testing.assert_allclose(server.scores(one), world.expected(one), rtol=1e-6)
+
+
 def test_too_many_requests_at_once_are_told_to_come_back(world: World) -> None:
     world.step(1)
     with running(world, "--max-waiting=2", "--max-candidates=5000") as server:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -132,6 +133,12 @@ class World:
             if event.shard not in self._by_shard:
                 self._by_shard[event.shard] = open_log(self.uri("sync_by_shard")).appender(event.shard, SYNC)
             self._by_shard[event.shard].append([event.to_record()])
+
+    def begin_sync_anew(self) -> None:
+        """Delete the sync log, and begin another in its place."""
+        self.sync.close()
+        shutil.rmtree(self.folder / "sync")
+        self.sync = open_log(self.uri("sync"), partitions=1).appender(0, SYNC)
 
     def reopen(self, shards: int, reshard: Callable[[], None]) -> None:
         """End the trainer, let the store be cut anew, and start it with a configuration that says so."""
