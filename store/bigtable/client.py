@@ -10,7 +10,7 @@ import re
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -167,34 +167,16 @@ class Client:
     ) -> Iterator[Cell]:
         """The cells that pass all filters (fields of RowFilter), of a range or of rising keys; by key, then as stored.
 
-        A stream that breaks is resumed after its last whole row, or after the last of those that the filters left out.
+        The call is under way when this returns, and what comes waits for the reader, up to some megabytes. A stream
+        that breaks is resumed after its last whole row, or after the last of those that the filters left out.
         """
         channel, chain = self._channel, _filter(filters)
-        attempts = self.attempts("read", patience_s)
-        while True:
-            last = b""
+
+        def begin(rows: Range | Sequence[bytes]) -> Any:
             request = self._read_request(rows, chain)
-            call = channel.read_rows(request, timeout=BULK_TIMEOUT_S, metadata=self._metadata)
-            try:
-                merged = Chunks()
-                for response in _joined(call):
-                    whole = merged.add(response.chunks)
-                    yield from whole
-                    last = max(last, response.last_scanned_row_key, whole[-1].key if whole else b"")
-                return
-            except grpc.RpcError as error:
-                if last:
-                    attempts.restart()
-                attempts.failed(*status_of(error))
-            finally:
-                call.cancel()
-            if last:
-                if not isinstance(rows, Range):
-                    rows = [key for key in rows if key > last]
-                    if not rows:
-                        return
-                else:
-                    rows = Range(last + b"\0", rows.end)
+            return channel.read_rows(request, timeout=BULK_TIMEOUT_S, metadata=self._metadata)
+
+        return _resumed(begin(rows), rows, begin, self.attempts("read", patience_s))
 
     def check_and_mutate(self, key: bytes, filters: Mapping[str, Any], matched: bool, mutations: Sequence[Any]) -> bool:
         """Apply mutations if it is ``matched`` that a cell of the row passes all filters; one attempt.
@@ -295,6 +277,38 @@ class Chunks:
                 whole += self._row
                 self._row = []
         return whole
+
+
+def _resumed(
+    call: Any, rows: Range | Sequence[bytes], begin: Callable[[Range | Sequence[bytes]], Any], attempts: Attempts
+) -> Iterator[Cell]:
+    """The cells of a call that has begun for these rows, and of those that ``begin`` makes for what it left."""
+    while True:
+        merged, last = Chunks(), b""
+        try:
+            for response in _joined(call):
+                whole = merged.add(response.chunks)
+                yield from whole
+                last = max(last, response.last_scanned_row_key, whole[-1].key if whole else b"")
+            return
+        except grpc.RpcError as error:
+            if last:
+                attempts.restart()
+            attempts.failed(*status_of(error))
+        finally:
+            call.cancel()
+        if last:
+            rows = _after(rows, last)
+        if not isinstance(rows, Range) and not rows:
+            return
+        call = begin(rows)
+
+
+def _after(rows: Range | Sequence[bytes], last: bytes) -> Range | Sequence[bytes]:
+    """Those of the rows that come after a key."""
+    if isinstance(rows, Range):
+        return Range(last + b"\0", rows.end)
+    return [key for key in rows if key > last]
 
 
 def _joined(responses: Iterable[bytes]) -> Iterator[Any]:

@@ -1,12 +1,14 @@
-"""Rows as of a moment: scans in parallel ranges, and multi-gets."""
+"""Rows as of a moment: scans in parallel ranges, and multi-gets.
+
+Several calls are under way at a time, and one thread reads them in turns: while it reads from one, the others' rows
+arrive. Threads of Python would wait for each other at every row.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-import queue
-import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
@@ -27,7 +29,6 @@ from monobeam.store.changes import NO_KEYS, Change, Rows
 from monobeam.store.chunk import CorruptError
 
 BLOCK_ROWS = 4096
-_WAITING = 8  # blocks
 _T = TypeVar("_T")
 
 
@@ -61,8 +62,8 @@ class Moment:
         """All live rows, in blocks; ``streams`` ranges are read at a time."""
         cuts = np.linspace(self.first, self.end, min(streams, self.end - self.first) + 1).astype(int).tolist()
         ranges = [parameters(first, end) for first, end in itertools.pairwise(cuts)]
-        sources = [_blocks(self._newest(client, rows)) for rows in ranges]
-        for table, change in in_parallel(sources, _WAITING):
+        sources = (_blocks(self._newest(client, rows)) for rows in ranges)
+        for table, change in in_turns(sources, streams):
             if len(change.keys):
                 yield Block(table, change.keys, change.rows)
 
@@ -70,12 +71,9 @@ class Moment:
         """The rows of ids, and as deletes those that have none."""
         keys = [key.tobytes() for key in parameter_keys(table, ids)]
         keys.sort()
-        parts = [keys[at : at + KEYS_PER_REQUEST] for at in range(0, len(keys), KEYS_PER_REQUEST)]
-        sources = [
-            _blocks(cell for part in parts[n :: client.in_flight] for cell in self._newest(client, part))
-            for n in range(min(len(parts), client.in_flight))
-        ]
-        changes = [change for _, change in in_parallel(sources, _WAITING) if len(change.keys)]
+        parts = (keys[at : at + KEYS_PER_REQUEST] for at in range(0, len(keys), KEYS_PER_REQUEST))
+        sources = (_blocks(self._newest(client, part)) for part in parts)
+        changes = [change for _, change in in_turns(sources, client.in_flight) if len(change.keys)]
         if not changes:
             return Change(NO_KEYS, np.empty((0, 0), np.uint8), np.sort(ids))
         found = np.concatenate([change.keys for change in changes])
@@ -117,50 +115,24 @@ def _table_and_id(key: bytes) -> tuple[str, int]:
     return key[4:-8].decode(), int.from_bytes(key[-8:])
 
 
-def in_parallel(sources: Sequence[Iterator[_T]], waiting: int) -> Iterator[_T]:
-    """What all of them give, as it comes, each from its own thread; ``waiting``: how many may wait for the reader."""
-    if len(sources) == 1:
-        yield from sources[0]
-        return
-    results: queue.Queue[_T | BaseException | None] = queue.Queue(waiting)
-    ended = threading.Event()
-
-    def put(result: _T | BaseException | None) -> None:
-        while not ended.is_set():
-            with contextlib.suppress(queue.Full):
-                results.put(result, timeout=0.1)
-                return
-
-    def run(source: Iterator[_T]) -> None:
-        try:
-            for result in source:
-                put(result)
-                if ended.is_set():
-                    return
-            put(None)
-        except BaseException as error:
-            put(error)
-
-    threads = [threading.Thread(target=run, args=[source], daemon=True) for source in sources]
-    for thread in threads:
-        thread.start()
+def in_turns(sources: Iterable[Generator[_T]], at_a_time: int) -> Iterator[_T]:
+    """What all of them give, one piece of each in turn. They are made when they are needed, so many ``at_a_time``."""
+    more = iter(sources)
+    begun = deque(itertools.islice(more, at_a_time))
     try:
-        left = len(threads)
-        while left:
-            result = results.get()
-            if isinstance(result, BaseException):
-                raise result
-            if result is None:
-                left -= 1
-            else:
-                yield result
+        while begun:
+            try:
+                yield next(begun[0])
+                begun.rotate(-1)
+            except StopIteration:
+                begun.popleft()
+                begun.extend(itertools.islice(more, 1))
     finally:
-        ended.set()
-        for thread in threads:
-            thread.join()
+        for source in begun:
+            source.close()
 
 
-def _blocks(cells: Iterable[Cell]) -> Iterator[tuple[str, Change]]:
+def _blocks(cells: Iterable[Cell]) -> Generator[tuple[str, Change]]:
     """Cells by table, some thousand at a time; empty ones are deletes."""
     by_table: dict[bytes, list[Cell]] = {}
     count = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any
 
 import grpc
@@ -20,7 +20,7 @@ from monobeam.store.bags import PREFIXES, Keys, shard_of
 from monobeam.store.bigtable import BigtableBackend, create, tables, wire
 from monobeam.store.bigtable.client import Address, Chunks, Client
 from monobeam.store.bigtable.published import Void
-from monobeam.store.bigtable.rows import Moment, in_parallel
+from monobeam.store.bigtable.rows import Moment, in_turns
 from monobeam.store.bigtable.wire import ROWS
 from monobeam.store.changes import Rows
 from tests.store.bigtable_proxy import CallError, Forward, Proxy
@@ -295,26 +295,40 @@ def test_a_reader_that_stops_ends_its_streams(open_client: Callable[..., Client]
     client.mutate(wire.set_rows("items", IDS, rows_for(IDS), 7))
     ended = []
 
-    def source() -> Iterator[int]:
+    def source() -> Generator[int]:
         try:
             for number, _ in enumerate(client.cells(wire.parameters(0, PREFIXES), {"family_name_regex_filter": ROWS})):
                 yield number
         finally:
             ended.append(True)
 
-    values = in_parallel([source(), source()], 2)
-    assert next(values) == 0
+    values = in_turns((source() for _ in range(9)), 2)
+    assert [next(values) for _ in range(3)] == [0, 0, 1]
     values.close()  # type: ignore[attr-defined]
     assert ended == [True, True]
 
 
+def test_sources_are_read_in_turns_and_begun_when_there_is_room() -> None:
+    begun = []
+
+    def source(number: int) -> Generator[int]:
+        begun.append(number)
+        return (10 * number + place for place in range(number))
+
+    values = in_turns(map(source, (2, 0, 3, 1)), 2)
+    assert begun == []
+    assert next(values) == 20
+    assert begun == [2, 0]
+    assert list(values) == [21, 30, 31, 10, 32]
+
+
 def test_an_error_in_a_stream_is_the_readers() -> None:
-    def broken() -> Iterator[int]:
-        yield 1
+    def numbers(last: int) -> Generator[int]:
+        yield from range(last)
         raise BackendError("broken")
 
     with pytest.raises(BackendError, match="broken"):
-        list(in_parallel([broken(), iter([1, 2, 3])], 1))
+        list(in_turns(map(numbers, (1, 3)), 2))
 
 
 @pytest.mark.parametrize(
