@@ -69,13 +69,13 @@ def mix(keys: Keys) -> Keys:
 
 
 def pool(rows: Floats, offsets: Offsets) -> Floats:
-    """Sum of every bag of rows, float32[M, dim], added one after the other in order.
+    """Sum of every bag of rows, float32[M, dim], added one after the other in order; in the place of ``rows`` if it can.
 
     Not ``np.add.reduceat``: its pairwise sums round differently from the native table's sequential ones.
     """
     lengths = np.diff(offsets)
     if len(lengths) == len(rows) and (lengths == 1).all():
-        return rows + np.float32(0)  # as below: -0 becomes 0
+        return np.add(rows, np.float32(0), out=rows)  # as below: -0 becomes 0
     pooled = np.zeros((len(lengths), rows.shape[1]), np.float32)
     bags = np.flatnonzero(lengths)
     place = 0
