@@ -61,6 +61,11 @@ def actions(chunk: Chunk, log: str, now_us: int) -> Decoded:
     return _decode(chunk, log, "actions", now_us)
 
 
+def check_schema(schema: str, kind: str) -> None:
+    """SchemaError if no record with a schema can be one of ``kind`` (impressions | actions)."""
+    _datums(schema, kind)
+
+
 def latest_time(chunk: Chunk) -> int | None:
     """The latest `time` in a chunk, in microseconds; None if it has none that can be decoded."""
     try:

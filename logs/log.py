@@ -130,6 +130,11 @@ def open_log(uri: str, partitions: int = 0) -> Log:
         return FileLog(uri, partitions)
     if kind == "file" and place:
         return FileLog(place.removeprefix("//"), partitions)
+    if kind == "pubsub":
+        raise ValueError(
+            f"log {uri!r}: Pub/Sub has no offsets: it can be nothing but logs.impressions or logs.actions of a "
+            "streaming join"
+        )
     raise ValueError(f"log {uri!r}: must be file:DIRECTORY or a path")
 
 

@@ -4,15 +4,30 @@ from __future__ import annotations
 
 import re
 
+from monobeam.logs.pubsub import Subscription, is_subscription
 from monobeam.models.section import ConfigError, quoted
 
 # What is addressed: its form for people, and the pattern.
-LOG = ("file:DIRECTORY", r"file:(?!//$).+")
+LOG = ("file:DIRECTORY or kafka://HOST:PORT/TOPIC", r"file:(?!//$).+|kafka://[^/?]+/[^/?]+(\?.*)?")
 STORE = (
     "lmdb:DIRECTORY, memory:, memory:NAME, bigtable://PROJECT/INSTANCE/TABLE or flight://HOST:PORT",
     r"lmdb:.+|memory:.*|bigtable://[^/]+/[^/]+/[^/]+|flight(\+tls)?://[^/]+:\d+",
 )
 COLD = ("lmdb:DIRECTORY or memory:", r"lmdb:.+|memory:")
+
+
+def check_log(name: str, address: str, *, raw: bool) -> None:
+    """ConfigError for an address that ``logs.NAME`` cannot have; ``raw``: of records that only a join reads."""
+    if not is_subscription(address):
+        return check(LOG, f"logs.{name}", address)
+    if not raw:
+        why = "Pub/Sub has no offsets, and who reads this log goes on from one"
+        raise ConfigError(f"logs.{name} = {quoted(address)}: {why}: must be {LOG[0]}")
+    try:
+        Subscription.parse(address)
+    except ValueError as error:
+        raise ConfigError(f"logs.{name} = {error}") from None
+    return None
 
 
 def check(kind: tuple[str, str], key: str, address: str) -> None:

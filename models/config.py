@@ -51,10 +51,12 @@ class LogsConfig:
     partitions: int = 1
 
     def __post_init__(self) -> None:
-        raw = [("impressions", uri) for uri in self.impressions] + [("actions", uri) for uri in self.actions]
-        own = [(name, getattr(self, name)) for name in ("examples", "sync", "dead_letters", "metrics")]
-        for name, uri in raw + own:
-            addresses.check(addresses.LOG, f"logs.{name}", uri)
+        for name, uri in [("impressions", uri) for uri in self.impressions] + [
+            ("actions", uri) for uri in self.actions
+        ]:
+            addresses.check_log(name, uri, raw=True)
+        for name in ("examples", "sync", "dead_letters", "metrics"):
+            addresses.check_log(name, getattr(self, name), raw=False)
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,12 @@ import time
 from collections.abc import Collection, Mapping
 
 from monobeam.logs import columns
-from monobeam.logs.fields import fields
+from monobeam.logs.fields import SchemaError, fields
 from monobeam.logs.log import Chunk, open_log
+from monobeam.logs.pubsub import is_subscription
 from monobeam.models.config import Config
 from monobeam.models.section import ConfigError, quoted
+from monobeam.transforms.pubsub import source
 
 _DECODERS = {"impressions": columns.impressions, "actions": columns.actions}
 
@@ -70,6 +72,9 @@ def _schemas(kind: str, uris: tuple[str, ...], tailed: bool) -> dict[str, list[s
     """The newest Avro schema of every partition that has records, by log."""
     found: dict[str, list[str]] = {}
     for uri in uris:
+        if is_subscription(uri):  # its records are there when they come, but their schema is known
+            found[uri] = [_schema_of_messages(kind, uri)]
+            continue
         log = open_log(uri)
         partitions = log.partitions()
         if not partitions and not tailed:
@@ -80,6 +85,15 @@ def _schemas(kind: str, uris: tuple[str, ...], tailed: bool) -> dict[str, list[s
                 _check_schema(kind, uri, newest)
                 found.setdefault(uri, []).append(newest.schema)
     return found
+
+
+def _schema_of_messages(kind: str, uri: str) -> str:
+    schema = source(kind, uri).schema
+    try:
+        columns.check_schema(schema, kind)
+    except SchemaError as error:
+        raise ConfigError(f"logs.{kind} = {quoted(uri)}: {error}") from None
+    return schema
 
 
 def _missing(kind: str, uri: str) -> str:

@@ -16,6 +16,7 @@ from apache_beam.options.pipeline_options import StandardOptions
 from monobeam.join.settings import JoinSettings
 from monobeam.logs import schemas
 from monobeam.logs.log import open_log
+from monobeam.logs.pubsub import is_subscription
 from monobeam.models.config import Config
 from monobeam.pipelines.check import check_features
 from monobeam.pipelines.options import MonobeamOptions, parse
@@ -23,6 +24,7 @@ from monobeam.pipelines.run import quiet, run
 from monobeam.pipelines.summary import Counters, hand_over
 from monobeam.transforms.append import AppendLog
 from monobeam.transforms.join import Join
+from monobeam.transforms.pubsub import ReadSubscriptions, source
 from monobeam.transforms.read import ReadLogs, Tail
 
 EXAMPLE = """example:
@@ -34,17 +36,33 @@ def join_logs(root: Any, config: Config, *, tailed: bool, since_us: int | None, 
     """Raw logs to the examples log; returns what was appended, ``(shard, offset, count)``."""
     logs = config.logs
     shards = config.join.shards
-    raw = [("impressions", uri, _partitions(uri, logs.partitions)) for uri in logs.impressions]
-    raw += [("actions", uri, _partitions(uri, logs.partitions)) for uri in logs.actions]
     settings = {shard: config.join_settings(shard, since_us, until_us) for shard in range(shards)}
     tail = Tail(logs.disorder_us, logs.idle_after_us, logs.poll_every_us, _first_needed(settings[0]))
 
-    read = root | "ReadLogs" >> ReadLogs(raw, shards, tail, tailed)
-    joined = read.blocks | "Join" >> Join(settings, config.join.cold, tailed)
-    letters = (read.dead_letters, joined.dead_letters) | "DeadLetters" >> beam.Flatten()
+    blocks, undecodable, behind_us = _read(root, config, tail, tailed)
+    joined = blocks | "Join" >> Join(settings, config.join.cold, tailed, behind_us)
+    letters = (*undecodable, joined.dead_letters) | "DeadLetters" >> beam.Flatten()
     letters | "AppendDeadLetters" >> AppendLog(logs.dead_letters, schemas.DEAD_LETTERS)
     joined.metrics | "AppendJoinMetrics" >> AppendLog(logs.metrics, schemas.METRICS)
     return joined.examples | "AppendExamples" >> AppendLog(logs.examples, schemas.EXAMPLES)
+
+
+def _read(root: Any, config: Config, tail: Tail, tailed: bool) -> tuple[Any, list[Any], int]:
+    """Blocks and dead letters of logs and subscriptions, and by how much their watermark may be ahead of records."""
+    shards, raw = config.join.shards, [("impressions", uri) for uri in config.logs.impressions]
+    raw += [("actions", uri) for uri in config.logs.actions]
+    logs = [(kind, uri, _partitions(uri, config.logs.partitions)) for kind, uri in raw if not is_subscription(uri)]
+    subscriptions = [source(kind, uri) for kind, uri in raw if is_subscription(uri)]
+
+    read, behind_us = [], 0
+    if logs:
+        read.append(root | "ReadLogs" >> ReadLogs(logs, shards, tail, tailed))
+    if subscriptions:
+        read.append(root | "ReadSubscriptions" >> (receive := ReadSubscriptions(subscriptions, shards, tail)))
+        behind_us = receive.behind_us(root)
+    blocks = [found["blocks"] for found in read]
+    together = blocks[0] if len(blocks) == 1 else blocks | "Raw" >> beam.Flatten()
+    return together, [found["dead_letters"] for found in read], behind_us
 
 
 def _first_needed(settings: JoinSettings) -> dict[str, int]:

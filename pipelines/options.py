@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import (
     DebugOptions,
     PipelineOptions,
@@ -24,8 +25,13 @@ from apache_beam.options.pipeline_options import (
 )
 
 from monobeam.models.config import Config, load
+from monobeam.models.config import parse as parse_config
+from monobeam.models.section import ConfigError
+from monobeam.pipelines import dataflow
+from monobeam.pipelines.addresses import check_subscriptions
 from monobeam.store.numbers import numbers
 
+DATAFLOW = "DataflowRunner"
 _IN_PROCESS = {"DirectRunner", "FnApiRunner", "BundleBasedDirectRunner", "SwitchingDirectRunner"}
 # Their job servers know options that Beam's own parser does not.
 _JOB_SERVERS = {"FlinkRunner", "PortableRunner", "SparkRunner"}
@@ -122,13 +128,30 @@ def parse(argv: Sequence[str] | None, command: str, description: str, example: s
     if not known.config:
         parser.error("--config is missing: name the TOML file that describes the recommender")
     try:
-        config = _with_addresses(load(Path(known.config)), known)
+        config = _with_addresses(_load(known.config), known)
     except (OSError, ValueError) as error:
         parser.error(str(error))
     options = PipelineOptions(arguments)
     options.view_as(SetupOptions).save_main_session = False
+    standard = options.view_as(StandardOptions)
+    if not standard.streaming:
+        check_subscriptions(config, _USED[command], parser.error)
     _check_runner(options, parser.error)
+    if _runner(standard.runner) == DATAFLOW:
+        dataflow.prepare(options, config, command, _USED[command], parser.error)
     return options, config
+
+
+def _load(place: str) -> Config:
+    """The configuration in a file, which may lie where Beam finds files too (``gs://``)."""
+    if "://" not in place:
+        return load(Path(place))
+    with FileSystems.open(place) as file:
+        text = file.read().decode("utf-8-sig")
+    try:
+        return parse_config(text)
+    except ConfigError as error:
+        raise ConfigError(f"{place}: {error}") from None
 
 
 def _with_addresses(config: Config, given: argparse.Namespace) -> Config:

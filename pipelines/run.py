@@ -18,11 +18,12 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 from apache_beam.runners.runner import PipelineState
 
-from monobeam.pipelines import summary
+from monobeam.pipelines import dataflow, summary
 from monobeam.store.backend import BackendError
 from monobeam.store.room import TableFullError
 from monobeam.store.spec import SpecError
-from monobeam.transforms import resources, train
+from monobeam.transforms import pubsub, resources, train
+from monobeam.transforms.pubsub import on_dataflow
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -38,12 +39,18 @@ def run(
 
     A streaming run goes on until SIGINT or SIGTERM, then the job is cancelled: whatever is not committed by then is
     trained after the next start. A bounded run that is interrupted ends this process with status 128 + signal, a job
-    that fails with status 1.
+    that fails with status 1. On Dataflow a job is submitted, and goes on without this process.
     """
     started = time.monotonic()
     streaming = options.view_as(StandardOptions).streaming
-    pipeline = beam.Pipeline(options=options)
+    try:
+        pipeline = beam.Pipeline(options=options)
+    except ValueError as error:  # Beam's own check of its options
+        raise SystemExit(f"{command}: {error}") from None
     build(pipeline)
+    if on_dataflow(pipeline):
+        summary.show_submitted(command, dataflow.submitted(pipeline.run(), options))
+        return {}
 
     stopped: list[signal.Signals] = []
 
@@ -90,6 +97,7 @@ def run(
 def _give_back() -> None:
     """Close what a job that ended had open in this process: a lease that is kept is waited for by the next owner."""
     train.close_all()
+    pubsub.close_all()
     resources.close_all()
 
 

@@ -26,6 +26,14 @@ def show(command: str, seconds: float, found: Counters, advice: str) -> None:
     print(json.dumps({"command": command, "seconds": round(seconds, 3), **counters}), flush=True)
 
 
+def show_submitted(command: str, job: Mapping[str, str]) -> None:
+    """Print what is known of a job that goes on elsewhere."""
+    print(f"{command}: submitted as {job['job_name']}" if "job_id" in job else f"{command}: {job['job_name']}: not run")
+    if "page" in job:
+        print(f"  {job['page']}")
+    print(json.dumps({"command": command, **job}), flush=True)
+
+
 def hand_over(window_us: int, until_us: int | None) -> str:
     """How to go on with streaming after a bounded join."""
     if until_us is None:

@@ -42,15 +42,17 @@ class Join(beam.PTransform[Any, Any]):
     Main output: ``Run`` for the examples log, partition = shard, in canonical order (DESIGN 5). Output
     ``dead_letters``: ``Run`` of actions that never matched. Output ``metrics``: ``Run`` of the conservation counters.
     With ``tailed`` time moves by event-time timers; otherwise everything is decided once all input has been seen.
+    ``behind_us``: how far behind the runner's watermark records may be (one of a source that knows no disorder).
     """
 
     settings: Mapping[int, JoinSettings]
     cold: str
     tailed: bool
+    behind_us: int = 0
 
     def expand(self, blocks: beam.PCollection[KeyedBlock]) -> Any:
         """Wire the one stateful step."""
-        join = _JoinBlocks(dict(self.settings), self.cold, self.tailed)
+        join = _JoinBlocks(dict(self.settings), self.cold, self.tailed, self.behind_us)
         return blocks | "Blocks" >> beam.ParDo(join).with_output_types(Run).with_outputs(
             DEAD_LETTERS, METRICS, main="examples"
         )
@@ -107,10 +109,11 @@ class _JoinBlocks(beam.DoFn):
     TOKEN = ReadModifyWriteStateSpec("token", BytesCoder())
     DUE = TimerSpec("due", TimeDomain.WATERMARK)
 
-    def __init__(self, settings: dict[int, JoinSettings], cold: str, tailed: bool) -> None:
+    def __init__(self, settings: dict[int, JoinSettings], cold: str, tailed: bool, behind_us: int = 0) -> None:
         self._settings = settings
         self._cold = cold
         self._tailed = tailed
+        self._behind_us = behind_us
         self._job = uuid.uuid4().hex
 
     def process(
@@ -141,7 +144,7 @@ class _JoinBlocks(beam.DoFn):
         token: Any = beam.DoFn.StateParam(TOKEN),
         due: Any = beam.DoFn.TimerParam(DUE),
     ) -> Iterator[Any]:
-        watermark_us = fired.micros if self._tailed else END_OF_TIME_US
+        watermark_us = fired.micros - self._behind_us if self._tailed else END_OF_TIME_US
         cached = self._open(shard, journal, snapshot, token)
         advanced = cached.engine.advance(watermark_us)
         self._write(cached, _ADVANCE + struct.pack("<q", watermark_us), journal, snapshot, token)
@@ -193,7 +196,8 @@ class _JoinBlocks(beam.DoFn):
         next_due = cached.engine.next_due()
         if next_due is not None:
             # Beam carries timers in milliseconds and cuts off the rest: one that fires too early finds nothing due.
-            due.set(Timestamp(micros=-(-cached.pace.next(next_due) // 1000) * 1000))
+            at_us = cached.pace.next(next_due) + self._behind_us
+            due.set(Timestamp(micros=-(-at_us // 1000) * 1000))
 
     def _emit(self, shard: int, cached: _Cached, advanced: Advanced) -> Iterator[Any]:
         for examples in advanced.examples:

@@ -17,7 +17,7 @@ from apache_beam.utils.timestamp import Duration, Timestamp
 
 from monobeam.join.shards import rejects_block, split
 from monobeam.logs import block, columns, schemas
-from monobeam.logs.columns import Reject
+from monobeam.logs.columns import Decoded, Reject
 from monobeam.logs.log import Chunk, clip
 from monobeam.logs.watermark import Watermark
 from monobeam.transforms import resources
@@ -28,7 +28,7 @@ DEAD_LETTERS = "dead_letters"
 KeyedBlock = tuple[int, bytes]
 """(join shard, Arrow block)."""
 
-_DECODERS = {"impressions": columns.impressions, "actions": columns.actions}
+DECODERS = {"impressions": columns.impressions, "actions": columns.actions}
 
 
 class Partition(NamedTuple):
@@ -146,19 +146,11 @@ class _Reader(beam.DoFn, beam.transforms.core.RestrictionProvider):
     def _emit(self, partition: Partition, chunks: Sequence[Chunk], watermark: Watermark) -> Iterator[Any]:
         now_us = time.time_ns() // 1000
         for chunk in chunks:
-            decoded = _DECODERS[partition.kind](chunk, partition.uri, now_us)
+            decoded = DECODERS[partition.kind](chunk, partition.uri, now_us)
             times = decoded.batch.column("_time").to_numpy()
             watermark.observe(int(times.max()) if len(times) else 0, now_us)
             stamp = Timestamp(micros=int(times.min()) if len(times) else watermark.at(now_us))
-            for reject in decoded.rejects:
-                yield beam.pvalue.TaggedOutput(DEAD_LETTERS, _dead_letter(partition.uri, reject, now_us))
-            if decoded.rejects:
-                count = sum(reject.count for reject in decoded.rejects)
-                shard = partition.number % self._shards
-                lost = rejects_block(partition.kind, count, partition.uri, partition.number, chunk.offset)
-                yield TimestampedValue((shard, block.encode(lost)), stamp)
-            for shard, part in split(decoded.batch, self._shards):
-                yield TimestampedValue((shard, block.encode(part)), stamp)
+            yield from keyed(partition, chunk.offset, decoded, self._shards, stamp, now_us)
 
     def _take(self, partition: Partition, offset: int, estimator: Any) -> Watermark:
         """The watermark of a partition at an offset. It is taken away: unless the bundle ends well, none is left."""
@@ -215,6 +207,20 @@ class _TailPartitions(_Reader):
 
 def _end(partition: Partition) -> int:
     return resources.reader(partition.uri, partition.number).end(partition.number)
+
+
+def keyed(
+    place: Partition, offset: int, decoded: Decoded, shards: int, stamp: Timestamp, now_us: int
+) -> Iterator[TimestampedValue | beam.pvalue.TaggedOutput]:
+    """What was decoded from ``offset`` on as blocks, by join shard, and what could not be as dead letters."""
+    for reject in decoded.rejects:
+        yield beam.pvalue.TaggedOutput(DEAD_LETTERS, _dead_letter(place.uri, reject, now_us))
+    if decoded.rejects:
+        count = sum(reject.count for reject in decoded.rejects)
+        lost = rejects_block(place.kind, count, place.uri, place.number, offset)
+        yield TimestampedValue((place.number % shards, block.encode(lost)), stamp)
+    for shard, part in split(decoded.batch, shards):
+        yield TimestampedValue((shard, block.encode(part)), stamp)
 
 
 def _dead_letter(uri: str, reject: Reject, now_us: int) -> Run:
