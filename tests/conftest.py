@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import pubsub
 from tests.native.programs import Programs
 
 ROOT = Path(__file__).parents[1]
@@ -66,6 +67,14 @@ def emulator() -> Iterator[str]:
                 yield found[1]
         finally:
             process.kill()
+
+
+@pytest.fixture(scope="session")
+def new_topic() -> Iterator[Callable[[], pubsub.Topic]]:
+    """Makes topics in an emulator at PUBSUB_EMULATOR_HOST."""
+    with pubsub.emulator() as address, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PUBSUB_EMULATOR_HOST", address)
+        yield lambda: pubsub.Topic(f"topic-{next(_numbers)}")
 
 
 @pytest.fixture(scope="session")

@@ -34,7 +34,9 @@ class AppendLog(beam.PTransform[Any, Any]):
 
     def expand(self, runs: beam.PCollection[Run]) -> beam.PCollection[tuple[int, int, int]]:
         """Wire the one step."""
-        return runs | "Append" >> beam.ParDo(_Append(self.uri, json.dumps(self.schema)))
+        return runs | "Append" >> beam.ParDo(_Append(self.uri, json.dumps(self.schema))).with_output_types(
+            tuple[int, int, int]
+        )
 
 
 class _Append(beam.DoFn):

@@ -53,9 +53,8 @@ class Join(beam.PTransform[Any, Any]):
     def expand(self, blocks: beam.PCollection[KeyedBlock]) -> Any:
         """Wire the one stateful step."""
         join = _JoinBlocks(dict(self.settings), self.cold, self.tailed, self.behind_us)
-        return blocks | "Blocks" >> beam.ParDo(join).with_output_types(Run).with_outputs(
-            DEAD_LETTERS, METRICS, main="examples"
-        )
+        steps = beam.ParDo(join).with_output_types(Run, **{DEAD_LETTERS: Run, METRICS: Run})
+        return blocks | "Blocks" >> steps.with_outputs(DEAD_LETTERS, METRICS, main="examples")
 
 
 @dataclass

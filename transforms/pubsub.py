@@ -23,7 +23,7 @@ from monobeam.logs.columns import Decoded
 from monobeam.logs.log import Chunk, Part
 from monobeam.logs.pubsub import LEASE_S, Message, Messages, Subscription, number_of, schema_text
 from monobeam.logs.watermark import Watermark
-from monobeam.transforms.read import DEAD_LETTERS, DECODERS, KeyedBlock, Partition, Tail, keyed
+from monobeam.transforms.read import DEAD_LETTERS, DECODERS, Partition, Tail, keyed, to_blocks
 from monobeam.transforms.tracker import END_OF_TIME, Ranges, RangesTracker
 
 MOST_RECORDS = 4096
@@ -81,7 +81,7 @@ class ReadSubscriptions(beam.PTransform[Any, Any]):
             root
             | "Impulse" >> beam.Impulse()
             | "Sources" >> beam.Map(lambda _: sources).with_output_types(tuple[Source, ...])
-            | "Receive" >> beam.ParDo(reader).with_output_types(KeyedBlock).with_outputs(DEAD_LETTERS, main="blocks")
+            | "Receive" >> to_blocks(reader)
         )
 
     def behind_us(self, pipeline: beam.Pipeline) -> int:
@@ -94,9 +94,7 @@ class ReadSubscriptions(beam.PTransform[Any, Any]):
             messages = root | f"Messages{number}" >> beam.io.ReadFromPubSub(
                 subscription=each.subscription.path, with_attributes=True
             )
-            gathered = messages | f"Gather{number}" >> beam.ParDo(_GatherMessages(each, self.shards)).with_output_types(
-                KeyedBlock
-            ).with_outputs(DEAD_LETTERS, main="blocks")
+            gathered = messages | f"Gather{number}" >> to_blocks(_GatherMessages(each, self.shards))
             blocks.append(gathered.blocks)
             letters.append(gathered.dead_letters)
         return {"blocks": blocks | "Blocks" >> beam.Flatten(), DEAD_LETTERS: letters | "Undecodable" >> beam.Flatten()}
@@ -224,9 +222,9 @@ class _ReceiveMessages(beam.DoFn, beam.transforms.core.RestrictionProvider):
     def process(
         self,
         sources: tuple[Source, ...],
+        finalizer: Any = beam.DoFn.BundleFinalizerParam,  # Beam wants it before the others
         tracker: Any = beam.DoFn.RestrictionParam(),
         estimator: Any = beam.DoFn.WatermarkEstimatorParam(ManualWatermarkEstimator.default_provider()),
-        finalizer: Any = beam.DoFn.BundleFinalizerParam,
     ) -> Iterator[Any]:
         starts = tracker.current_restriction().starts
         readings = [self._take(*place, estimator) for place in zip(sources, starts, strict=True)]

@@ -75,8 +75,14 @@ class ReadLogs(beam.PTransform[Any, Any]):
             root
             | "Impulse" >> beam.Impulse()
             | "Partitions" >> beam.Map(lambda _: partitions).with_output_types(tuple[Partition, ...])
-            | "Read" >> beam.ParDo(reader).with_output_types(KeyedBlock).with_outputs(DEAD_LETTERS, main="blocks")
+            | "Read" >> to_blocks(reader)
         )
+
+
+def to_blocks(reader: beam.DoFn) -> beam.PTransform:
+    """A reader with its outputs: blocks, and dead letters."""
+    steps = beam.ParDo(reader).with_output_types(KeyedBlock, **{DEAD_LETTERS: Run})
+    return steps.with_outputs(DEAD_LETTERS, main="blocks")
 
 
 # Of this process, because a partition's reader may be another DoFn instance at each checkpoint: the watermark of each

@@ -82,7 +82,8 @@ class Train(beam.PTransform[Any, Any]):
         if self.settings.config.training.parallel:
             partitions = partitions | "Spread" >> beam.Reshuffle()
         trainer = _TailExamples(self.settings) if self.tailed else _ReadExamples(self.settings)
-        return partitions | "Examples" >> beam.ParDo(trainer).with_output_types(Run).with_outputs(METRICS, main="sync")
+        steps = beam.ParDo(trainer).with_output_types(Run, **{METRICS: Run})
+        return partitions | "Examples" >> steps.with_outputs(METRICS, main="sync")
 
 
 _LOGGER = logging.getLogger(__name__)
