@@ -59,7 +59,7 @@ def _numbers(text: str) -> list[int]:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-_OPTIONS: Mapping[str, Mapping[str, Any]] = {
+OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "config": {"help": "TOML file of logs, labels, slots and model (see examples/own_logs)"},
     "impressions": {"action": "append", "help": "log of impressions, e.g. file:DIR; may be repeated"},
     "actions": {"action": "append", "help": "log of actions; may be repeated"},
@@ -86,7 +86,7 @@ _OPTIONS: Mapping[str, Mapping[str, Any]] = {
     },
 }
 _RAW = ("impressions", "actions", "dead_letters", "cold", "since")
-_USED = {
+USED = {
     "join": ("config", *_RAW, "until", "examples", "metrics"),
     "train": ("config", "examples", "partitions", "store", "sync", "metrics"),
     "online": ("config", *_RAW, "examples", "store", "sync", "metrics"),
@@ -100,12 +100,12 @@ class MonobeamOptions(PipelineOptions):
 
     @classmethod
     def _add_argparse_args(cls, parser: argparse.ArgumentParser) -> None:
-        _add(parser, _OPTIONS)
+        _add(parser, OPTIONS)
 
 
 def _add(parser: argparse.ArgumentParser, names: Iterable[str]) -> None:
     for name in names:
-        parser.add_argument(f"--{name}", **_OPTIONS[name])
+        parser.add_argument(f"--{name}", **OPTIONS[name])
 
 
 def parse(argv: Sequence[str] | None, command: str, description: str, example: str) -> tuple[PipelineOptions, Config]:
@@ -122,7 +122,7 @@ def parse(argv: Sequence[str] | None, command: str, description: str, example: s
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    _add(parser, _USED[command])
+    _add(parser, USED[command])
     known, others = parser.parse_known_args(arguments)
     _check_others(others, command, parser.error)
     if not known.config:
@@ -135,10 +135,10 @@ def parse(argv: Sequence[str] | None, command: str, description: str, example: s
     options.view_as(SetupOptions).save_main_session = False
     standard = options.view_as(StandardOptions)
     if not standard.streaming:
-        check_subscriptions(config, _USED[command], parser.error)
+        check_subscriptions(config, USED[command], parser.error)
     _check_runner(options, parser.error)
     if _runner(standard.runner) == DATAFLOW:
-        dataflow.prepare(options, config, command, _USED[command], parser.error)
+        dataflow.prepare(options, config, command, USED[command], parser.error)
     return options, config
 
 
@@ -181,9 +181,9 @@ def _check_others(arguments: list[str], command: str, fail: Callable[[str], obje
     if not unknown:
         return
     name = unknown[0].partition("=")[0]
-    if name.removeprefix("--") in _OPTIONS:
+    if name.removeprefix("--") in OPTIONS:
         fail(f"{unknown[0]}: {command} has no use for this option")
-    known = [f"--{option}" for option in _USED[command]] + list(beams._option_string_actions)
+    known = [f"--{option}" for option in USED[command]] + list(beams._option_string_actions)
     similar = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
     if similar:
         fail(f"{unknown[0]}: no such option; did you mean {similar[0]}?")
