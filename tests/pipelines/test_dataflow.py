@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
+import tarfile
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -14,6 +17,7 @@ from apache_beam.portability.api import beam_runner_api_pb2 as api
 
 from monobeam.pipelines import addresses, dataflow, train
 from tests.pipelines import graphs
+from tests.test_layout import ALLOWED, ROOT
 
 STEPS = Path(__file__).parent / "dataflow_steps"
 STREAMING = ["--streaming"]
@@ -195,3 +199,21 @@ def test_a_bounded_run_does_not_read_subscriptions(
 def test_the_hosts_of_an_address() -> None:
     assert addresses._hosts("kafka://a:1,[::1]:2,c/topic?x=localhost:1") == ["a", "::1", "c"]
     assert addresses._hosts("flight://a:1") == ["a"]
+
+
+def test_what_workers_compile_from_a_setup_file_is_complete(tmp_path: Path) -> None:
+    """Beam makes a source distribution of --setup_file, and every worker installs it."""
+    command = ["setup.py", "-q", "egg_info", "--egg-base", str(tmp_path), "sdist", "-d", str(tmp_path)]
+    done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    (archive,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(archive) as packed:
+        found = {name.partition("/")[2] for name in packed.getnames()}
+    wanted = {
+        str(path.relative_to(ROOT))
+        for folder in ALLOWED
+        for path in (ROOT / folder).rglob("*")
+        if path.suffix in (".py", ".pyi", ".h", ".cpp", ".html", ".js", ".css")
+    }
+    assert len(wanted) > 150
+    assert wanted <= found
