@@ -34,6 +34,11 @@ class JoinEngine:
         """What became of every record (``monobeam.join.counters``)."""
         return dict(self._state.counters.counts)
 
+    @property
+    def watermark_us(self) -> int:
+        """How far event time has been worked through: earlier records that come now are late."""
+        return self._state.watermark
+
     def add(self, batch: pa.RecordBatch) -> None:
         """Take in a block of impressions, actions or rejects, as ``monobeam.logs.columns`` makes them.
 

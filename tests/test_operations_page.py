@@ -6,15 +6,25 @@ import re
 from pathlib import Path
 
 from monobeam.join.counters import NAMES
+from monobeam.transforms.measures import MEASURES
 from monobeam.transforms.train import COUNTED
 
 PAGE = (Path(__file__).parents[1] / "docs" / "operations.md").read_text()
 
 
 def test_every_counter_is_explained() -> None:
-    rows = re.findall(r"^\| (`.*?) \|", PAGE[PAGE.index("## Counters") :], re.MULTILINE)
-    explained = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
-    assert explained == {*NAMES, *COUNTED}
+    assert explained("## Counters", "## Measures") == {*NAMES, *COUNTED}
+
+
+def test_every_measure_is_explained() -> None:
+    assert explained("## Measures", None) == {f"{step}/{name}" for step, names in MEASURES.items() for name in names}
+
+
+def explained(begin: str, end: str | None) -> set[str]:
+    """The names in the first column of the tables between two headings."""
+    text = PAGE[PAGE.index(begin) : PAGE.index(end) if end else None]
+    rows = re.findall(r"^\| (`.*?) \|", text, re.MULTILINE)
+    return {name for row in rows for name in re.findall(r"`([\w/]+)`", row)}
 
 
 def test_its_programs_are_programs() -> None:

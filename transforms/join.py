@@ -12,6 +12,7 @@ from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
+import pyarrow.compute as pc
 from apache_beam.coders import BytesCoder
 from apache_beam.metrics import Metrics
 from apache_beam.transforms.timeutil import TimeDomain
@@ -24,6 +25,7 @@ from monobeam.join.engine import Advanced, JoinEngine
 from monobeam.join.settings import JoinSettings
 from monobeam.logs import block, schemas
 from monobeam.transforms.append import Run, run_of
+from monobeam.transforms.measures import measure
 from monobeam.transforms.pace import Pace
 from monobeam.transforms.read import KeyedBlock
 
@@ -126,6 +128,7 @@ class _JoinBlocks(beam.DoFn):
         shard, data = keyed
         cached = self._open(shard, journal, snapshot, token)
         batch = block.decode(data)
+        _measure_lateness(batch, cached.engine.watermark_us)
         cached.engine.add(batch)
         self._write(cached, _ADD + data, journal, snapshot, token)
         self._schedule(cached, due)
@@ -200,6 +203,7 @@ class _JoinBlocks(beam.DoFn):
 
     def _emit(self, shard: int, cached: _Cached, advanced: Advanced) -> Iterator[Any]:
         for examples in advanced.examples:
+            measure("join", "block_examples", examples.num_rows)
             yield run_of(shard, schemas.EXAMPLES, _example_record(shard, examples))
         for letter in advanced.dead_letters:
             yield beam.pvalue.TaggedOutput(DEAD_LETTERS, run_of(0, schemas.DEAD_LETTERS, letter))
@@ -225,6 +229,15 @@ class _JoinBlocks(beam.DoFn):
             if difference:
                 Metrics.counter("monobeam.join", name).inc(difference)
         cached.reported = counters
+
+
+def _measure_lateness(batch: pa.RecordBatch, watermark_us: int) -> None:
+    """How far behind event time the latest record of a block is, if it is."""
+    if block.kind(batch) == "rejects" or not batch.num_rows:
+        return
+    behind_us = watermark_us - pc.min(batch.column("_time")).as_py()
+    if behind_us > 0:
+        measure("join", "late_ms", behind_us / 1000)
 
 
 def _example_record(shard: int, examples: pa.RecordBatch) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from monobeam.logs.columns import Decoded
 from monobeam.logs.log import Chunk, Part
 from monobeam.logs.pubsub import LEASE_S, Message, Messages, Subscription, number_of, schema_text
 from monobeam.logs.watermark import Watermark
+from monobeam.transforms.measures import measure
 from monobeam.transforms.read import DEAD_LETTERS, DECODERS, Partition, Tail, keyed, to_blocks
 from monobeam.transforms.tracker import END_OF_TIME, Ranges, RangesTracker
 
@@ -141,6 +142,7 @@ class _GatherMessages(beam.DoFn):
         messages, self._messages = self._messages, []
         if messages:
             now_us = time.time_ns() // 1000
+            measure("read", "bundle_records", len(messages))
             found = decoded(self._source, messages, now_us)
             first = number_of(messages[0])
             yield from keyed(self._source.place, first, found, self._shards, self._stamp, now_us)
@@ -243,6 +245,8 @@ class _ReceiveMessages(beam.DoFn, beam.transforms.core.RestrictionProvider):
             yield from self._blocks(each, messages, reading.watermark)
         for reading, given in zip(readings, reached, strict=True):
             reading.given = given
+        if received := sum(reached) - sum(starts):
+            measure("read", "bundle_records", received)
         self._advance(readings, estimator)
         tracker.defer_remainder(Duration(micros=self._tail.poll_us))
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import apache_beam as beam
+import pyarrow.compute as pc
 from apache_beam.io.watermark_estimators import ManualWatermarkEstimator
 from apache_beam.transforms.window import TimestampedValue
 from apache_beam.utils.timestamp import Duration, Timestamp
@@ -22,6 +23,7 @@ from monobeam.logs.log import Chunk, clip
 from monobeam.logs.watermark import Watermark
 from monobeam.transforms import resources
 from monobeam.transforms.append import Run, run_of
+from monobeam.transforms.measures import measure
 from monobeam.transforms.tracker import END_OF_TIME, Ranges, RangesTracker
 
 DEAD_LETTERS = "dead_letters"
@@ -147,6 +149,8 @@ class _Reader(beam.DoFn, beam.transforms.core.RestrictionProvider):
                 if time.monotonic() > deadline:
                     break
         self._keep(partitions, reached, watermarks)
+        if given := sum(reached) - sum(ranges.starts):
+            measure("read", "bundle_records", given)
         return watermarks
 
     def _emit(self, partition: Partition, chunks: Sequence[Chunk], watermark: Watermark) -> Iterator[Any]:
@@ -227,6 +231,9 @@ def keyed(
         yield TimestampedValue((place.number % shards, block.encode(lost)), stamp)
     for shard, part in split(decoded.batch, shards):
         yield TimestampedValue((shard, block.encode(part)), stamp)
+    if decoded.batch.num_rows:
+        newest = pc.max(decoded.batch.column("_time")).as_py()
+        measure("read", "lag_ms", (now_us - newest) / 1000)
 
 
 def _dead_letter(uri: str, reject: Reject, now_us: int) -> Run:

@@ -32,6 +32,7 @@ from monobeam.store.parameters import ParameterStore
 from monobeam.store.store import is_remote, open_store
 from monobeam.transforms import resources
 from monobeam.transforms.append import Run, run_of
+from monobeam.transforms.measures import measure
 from monobeam.transforms.tracker import END_OF_TIME, Ranges, RangesTracker
 
 METRICS = "metrics"
@@ -219,7 +220,10 @@ class _Examples(beam.DoFn, beam.transforms.core.RestrictionProvider):
         if "epoch" not in metrics["values"]:  # there was nothing to commit
             return []
         commit_ms = (time.monotonic() - started) * 1e3
-        Metrics.distribution("monobeam.train", "commit_us").update(int(commit_ms * 1e3))
+        measure("train", "commit_ms", commit_ms)
+        measure("train", "commit_examples", metrics["values"]["examples"])
+        if events and len(events[0].arrivals):
+            measure("train", "freshness_ms", time.time_ns() / 1e6 - events[0].arrivals.min() / 1e3)
         record = {
             "component": "train",
             "key": str(partition),
