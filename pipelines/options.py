@@ -61,8 +61,11 @@ def _numbers(text: str) -> list[int]:
 
 OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "config": {"help": "TOML file of logs, labels, slots and model (see examples/own_logs)"},
-    "impressions": {"action": "append", "help": "log of impressions, e.g. file:DIR; may be repeated"},
-    "actions": {"action": "append", "help": "log of actions; may be repeated"},
+    "impressions": {
+        "action": "append",
+        "help": "log of impressions, e.g. file:DIR, or a Pub/Sub subscription; may be repeated",
+    },
+    "actions": {"action": "append", "help": "log of actions, or a Pub/Sub subscription; may be repeated"},
     "examples": {"help": "log of joined examples: written by join, read by train"},
     "partitions": {
         "type": _numbers,

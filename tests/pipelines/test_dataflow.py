@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 import tarfile
@@ -217,3 +218,24 @@ def test_what_workers_compile_from_a_setup_file_is_complete(tmp_path: Path) -> N
     }
     assert len(wanted) > 150
     assert wanted <= found
+
+
+def documented() -> list[list[str]]:
+    """The commands that the page starts pipelines with, with names in the place of its placeholders."""
+    page = (ROOT / "docs/dataflow.md").read_text().replace("\\\n", "")
+    commands = re.findall(r"^    python -m monobeam\.pipelines\.(?!template)(.*)$", page, re.MULTILINE)
+    names = {"PROJECT": "proj-ect", "BROKER": "broker", "BUCKET": "bucket", "$IMAGE": "image", "INSTANCE": "instance"}
+    for placeholder, name in names.items():
+        commands = [command.replace(placeholder, name) for command in commands]
+    return [shlex.split(command.partition(" #")[0]) for command in commands if "..." not in command]
+
+
+def test_the_commands_of_the_page_are_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    graphs.arguments("online", tmp_path)
+    for name, path in (("shown", graphs.subscriptions(tmp_path)[0]), ("done", graphs.subscriptions(tmp_path)[1])):
+        (tmp_path / f"{name}.avsc").write_text(Path(path.partition("schema=")[2]).read_text())
+    monkeypatch.chdir(tmp_path)
+    commands = documented()
+    assert len(commands) == 1
+    for command, *options in commands:
+        graphs.submit(command, [*options, "--dry_run=True", "--no_auth"], monkeypatch)

@@ -9,6 +9,7 @@ from typing import Any
 import apache_beam as beam
 import fastavro
 import pyarrow as pa
+import pytest
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 from apache_beam.testing.test_pipeline import TestPipeline
 from apache_beam.testing.test_stream import TestStream
@@ -63,12 +64,12 @@ def labels(run: tuple[int, int, bytes]) -> list[tuple[str, float]]:
     return [(row["_id"], row["_label.like"]) for row in rows]
 
 
-def joined(stream: TestStream, cold: Path, expected: list[list[tuple[str, float]]]) -> None:
+def joined(stream: TestStream, cold: Path, expected: list[list[tuple[str, float]]], behind_us: int = 0) -> None:
     options = PipelineOptions()
     options.view_as(StandardOptions).streaming = True
     with TestPipeline(runner="BundleBasedDirectRunner", options=options) as pipeline:
         keyed = pipeline | stream | "Keyed" >> beam.Map(lambda pair: pair).with_output_types(tuple[int, bytes])
-        examples = (keyed | "Join" >> Join({0: SETTINGS}, f"lmdb:{cold}", tailed=True)).examples
+        examples = (keyed | "Join" >> Join({0: SETTINGS}, f"lmdb:{cold}", True, behind_us)).examples
 
         def check(runs: list[Any]) -> None:
             assert [labels(run) for run in runs] == expected, [labels(run) for run in runs]
@@ -118,3 +119,18 @@ def test_no_result_depends_on_the_cache(tmp_path: Path, monkeypatch: Any) -> Non
         .advance_watermark_to_infinity()
     )
     joined(stream, tmp_path, [[("i1", 1.0)], [("i2", 1.0)], [("i3", 1.0)]])
+
+
+@pytest.mark.parametrize(("behind_s", "labels_of"), [(0, [("i1", 0.0), ("i1", 1.0)]), (4, [("i1", 1.0)])])
+def test_records_may_be_behind_the_watermark_of_a_source_that_knows_no_disorder(
+    behind_s: int, labels_of: list[tuple[str, float]], tmp_path: Path
+) -> None:
+    stream = (
+        TestStream()
+        .add_elements([impressions(1)])
+        .advance_watermark_to(at(6))
+        .add_elements([like(1, 1.0)])
+        .advance_watermark_to(at(20))
+        .advance_watermark_to_infinity()
+    )
+    joined(stream, tmp_path, [[each] for each in labels_of], behind_s * SECOND)
