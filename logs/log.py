@@ -14,6 +14,7 @@ from typing import Any, Protocol, Self
 import fastavro
 
 Schema = Mapping[str, Any]
+FAR_BACK = 1000
 # What fastavro raises on bytes that are no datum: whatever its C code stumbles over.
 UNDECODABLE = (EOFError, ValueError, IndexError, KeyError, TypeError, OverflowError, MemoryError, StopIteration)
 
@@ -213,6 +214,19 @@ class _Pieces:
     def __init__(self) -> None:
         self.written: list[bytes | bytearray] = []
         self.write = self.written.append
+
+
+def newest(log: Log, partition: int) -> Chunk | None:
+    """Some of the last records of a partition, of one schema; None if it has none, or no schema of theirs is known."""
+    start, end, back = log.start(partition), log.end(partition), 1
+    while start < end:
+        first = max(start, end - back)
+        if found := [chunk for chunk in log.read(partition, first, back) if chunk.count and chunk.schema]:
+            return found[-1]
+        if first == start or back > FAR_BACK:
+            break
+        back *= 4
+    return None
 
 
 def records(chunks: Iterable[Chunk]) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ import re
 from monobeam.models.section import ConfigError, quoted
 
 # What is addressed: its form for people, and the pattern.
-LOG = ("file:DIRECTORY", r"file:(?!//$).+")
+LOG = ("file:DIRECTORY or kafka://HOST:PORT/TOPIC", r"file:(?!//$).+|kafka://[^/@]+/[^/?]+(\?.*)?")
 STORE = (
     "lmdb:DIRECTORY, memory:, memory:NAME, bigtable://PROJECT/INSTANCE/TABLE or flight://HOST:PORT",
     r"lmdb:.+|memory:.*|bigtable://[^/]+/[^/]+/[^/]+|flight(\+tls)?://[^/]+:\d+",

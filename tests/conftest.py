@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from examples.kafka.broker import Broker, Missing, free_ports
+from examples.kafka.broker import Broker, MissingError, free_ports
 from tests.native.programs import Programs
 
 ROOT = Path(__file__).parents[1]
@@ -107,7 +107,7 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Topics]:
     tls, sasl = (f"127.0.0.1:{port}" for port in free_ports(2))
     try:
         broker = Broker(folder / "broker", settings=listeners(folder, tls, sasl))
-    except Missing as missing:
+    except MissingError as missing:
         if os.environ.get("CI") == "true":
             pytest.fail(str(missing))
         pytest.skip(str(missing))

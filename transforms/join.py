@@ -198,8 +198,8 @@ class _JoinBlocks(beam.DoFn):
     def _emit(self, shard: int, cached: _Cached, advanced: Advanced) -> Iterator[Any]:
         for examples in advanced.examples:
             yield run_of(shard, schemas.EXAMPLES, _example_record(shard, examples))
-        for letter in advanced.dead_letters:
-            yield beam.pvalue.TaggedOutput(DEAD_LETTERS, run_of(0, schemas.DEAD_LETTERS, letter))
+        if advanced.dead_letters:
+            yield beam.pvalue.TaggedOutput(DEAD_LETTERS, run_of(0, schemas.DEAD_LETTERS, *advanced.dead_letters))
         yield self._report(shard, cached)
 
     def _report(self, shard: int, cached: _Cached) -> beam.pvalue.TaggedOutput:

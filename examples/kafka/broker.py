@@ -31,17 +31,17 @@ JAVA = (
 PATIENCE_S = 60.0
 
 
-class Missing(RuntimeError):
+class MissingError(RuntimeError):
     """What a broker needs and this machine lacks."""
 
 
 def java() -> str:
-    """The Java that runs it; Missing, with what to do, where it or the broker's jars are not installed."""
+    """The Java that runs it; MissingError, with what to do, where it or the broker's jars are not installed."""
     found = shutil.which("java")
     if found is None:
-        raise Missing("no Java here: on Debian and Ubuntu, apt-get install default-jre-headless")
+        raise MissingError("no Java here: on Debian and Ubuntu, apt-get install default-jre-headless")
     if not any(JARS.glob("kafka_*.jar")):
-        raise Missing("no Kafka broker here: `make kafka` installs it")
+        raise MissingError("no Kafka broker here: `make kafka` installs it")
     return found
 
 
@@ -156,7 +156,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     try:
         broker = Broker(options.folder, options.port)
-    except Missing as error:
+    except MissingError as error:
         parser.error(str(error))
     broker.start()
     print(f"a log is at kafka://{broker.address}/TOPIC; process {os.getpid()}, Ctrl-C ends it", flush=True)

@@ -85,8 +85,8 @@ class KafkaAppender:
         whole = size + len(self._schema) + FRAME_BYTES
         if whole > self._limit:
             raise TooLargeError(
-                f"{self._address.place}: partition {self._partition}: a message of {whole} bytes (the record {size}, its "
-                f"schema {len(self._schema)}): the topic takes {self._limit} (its max.message.bytes)"
+                f"{self._address.place}: partition {self._partition}: a message of {whole} bytes (a record of {size}, "
+                f"its schema of {len(self._schema)}): the topic takes {self._limit} (max.message.bytes)"
             )
 
     def _produce(self, client: Producer, datum: bytes, tell: Any) -> None:
