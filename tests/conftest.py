@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from examples.kafka.broker import Broker, MissingError, free_ports
+from examples.kafka.broker import MissingError
+from tests.kafka_cluster import Cluster
 from tests.native.programs import Programs
 
 ROOT = Path(__file__).parents[1]
@@ -82,40 +83,15 @@ def new_table(emulator: str) -> Callable[[], str]:
     return new
 
 
-class Topics:
-    """A broker, and addresses of topics that are not there yet.
-
-    Beside plain connections the broker takes such with TLS (at ``tls``, by a certificate of its own) and with SASL (at
-    ``sasl``, for user alice).
-    """
-
-    # Readers that turn back wait so long for their last fetch.
-    QUICK = "?fetch.wait.max.ms=10"
-
-    def __init__(self, broker: Broker, tls: str, sasl: str) -> None:
-        self.broker, self.tls, self.sasl = broker, tls, sasl
-
-    def new(self) -> str:
-        """The address of a log."""
-        return f"kafka://{self.broker.address}/log-{next(_numbers)}{self.QUICK}"
-
-
 @pytest.fixture(scope="session")
-def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Topics]:
-    """A broker; where it cannot be, its absence skips the test, or fails it under CI."""
-    folder = tmp_path_factory.mktemp("kafka")
-    tls, sasl = (f"127.0.0.1:{port}" for port in free_ports(2))
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A Kafka broker; where it cannot be, its absence skips the test, or fails it under CI."""
     try:
-        broker = Broker(folder / "broker", settings=listeners(folder, tls, sasl))
+        cluster = Cluster(tmp_path_factory.mktemp("kafka"))
     except MissingError as missing:
         if os.environ.get("CI") == "true":
             pytest.fail(str(missing))
         pytest.skip(str(missing))
-    broker.start()
-    yield Topics(broker, tls, sasl)
-    broker.kill()
-
-
-def listeners(folder: Path, tls: str, sasl: str) -> dict[str, str]:
-    """Settings of a broker for connections with TLS and with SASL."""
-    return {}
+    cluster.broker.start()
+    yield cluster
+    cluster.broker.kill()

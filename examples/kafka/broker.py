@@ -28,6 +28,7 @@ JAVA = (
     "-XX:TieredStopAtLevel=1",
     "-Dorg.slf4j.simpleLogger.logFile=System.out",
 )
+PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
 PATIENCE_S = 60.0
 
 
@@ -58,16 +59,27 @@ def free_ports(count: int) -> list[int]:
 class Broker:
     """A broker whose topics are in ``folder``. ``start`` and ``kill`` as often as wanted: it keeps its ports.
 
-    port: where it listens for plain connections; 0: any that is free. settings: more of Kafka's own, such as other
-    listeners, by name.
+    port: where it listens for plain connections; 0: any that is free. listeners: more places, such as
+    ``SSL://127.0.0.1:9093``; settings: what they need, or others of Kafka's own.
     """
 
-    def __init__(self, folder: Path, port: int = 0, settings: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        port: int = 0,
+        listeners: Sequence[str] = (),
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
         self._java = java()
         self.folder = folder
         own, controller = free_ports(2)
         self.port = port or own
-        self._settings = _settings(folder, self.port, controller) | dict(settings or {})
+        own_listeners = (f"PLAINTEXT://{self.address}", f"CONTROLLER://127.0.0.1:{controller}")
+        self._settings = {
+            **_settings(folder, controller),
+            "listeners": ",".join([*own_listeners, *listeners]),
+            **(settings or {}),
+        }
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -129,13 +141,13 @@ class Broker:
         return self._process.wait()
 
 
-def _settings(folder: Path, port: int, controller: int) -> dict[str, str]:
+def _settings(folder: Path, controller: int) -> dict[str, str]:
     return {
         "process.roles": "broker,controller",
         "node.id": "1",
         "controller.quorum.voters": f"1@127.0.0.1:{controller}",
         "controller.listener.names": "CONTROLLER",
-        "listeners": f"PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}",
+        "listener.security.protocol.map": ",".join(f"{name}:{name}" for name in PROTOCOLS) + ",CONTROLLER:PLAINTEXT",
         "log.dirs": str(folder.resolve() / "topics"),
         # Topics are made by whoever writes to them first, not by a reader's typing error.
         "auto.create.topics.enable": "false",

@@ -12,7 +12,7 @@ from typing import Any, Self
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from monobeam.logs.kafka.address import Address
-from monobeam.logs.kafka.client import Complaints, meaning, producer
+from monobeam.logs.kafka.client import Client, producer
 from monobeam.logs.kafka.messages import SCHEMA_HEADER
 from monobeam.logs.kafka.topic import largest_message
 from monobeam.logs.log import LogError, Schema, TooLargeError, encode_datums, split_datums
@@ -38,14 +38,12 @@ class KafkaAppender:
         self._schema = json.dumps(schema, separators=(",", ":"))
         self._headers: list[tuple[str, str | bytes | None]] = [(SCHEMA_HEADER, self._schema.encode())]
         self._limit = largest_message(address)
-        self._complaints = Complaints()
-        self._client: Producer | None = self._new()
+        self._client: Client[Producer] | None = self._new()
         self._closed = False
         self.end = end
 
-    def _new(self) -> Producer:
-        batch = max(1, min(BATCH_BYTES, self._limit - FRAME_BYTES))
-        return producer(self._address, self._complaints, batch)
+    def _new(self) -> Client[Producer]:
+        return producer(self._address, max(1, min(BATCH_BYTES, self._limit - FRAME_BYTES)))
 
     def append(self, records: Sequence[Mapping[str, Any]]) -> int:
         """Append all records or none; the offset of the first (see Appender)."""
@@ -73,10 +71,10 @@ class KafkaAppender:
             for datum in datums:
                 self._produce(client, datum, tell)
             self._wait(client)
-            self._check(told, len(datums))
+            self._check(client, told)
         except BaseException:
             self._client = None  # what it still holds must not come later, after what is appended then
-            client.purge()
+            client.it.purge()
             raise
         self.end = told[-1][1] + 1
         return told[0][1]
@@ -89,37 +87,34 @@ class KafkaAppender:
                 f"its schema of {len(self._schema)}): the topic takes {self._limit} (max.message.bytes)"
             )
 
-    def _produce(self, client: Producer, datum: bytes, tell: Any) -> None:
+    def _produce(self, client: Client[Producer], datum: bytes, tell: Any) -> None:
         while True:
             try:
-                client.produce(
+                client.it.produce(
                     self._address.topic, datum, partition=self._partition, headers=self._headers, on_delivery=tell
                 )
                 return
             except BufferError:  # so much waits for the broker already
-                client.poll(0.1)
+                client.it.poll(0.1)
             except KafkaException as error:
-                raise meaning(self._address, error.args[0], self._complaints.last) from error
+                raise client.meaning(error.args[0]) from error
 
-    def _wait(self, client: Producer) -> None:
+    def _wait(self, client: Client[Producer]) -> None:
         """Until every message is acknowledged or given up."""
         since = warned = time.monotonic()
-        while client.flush(1.0):
+        while client.it.flush(1.0):
             if (now := time.monotonic()) - warned >= WARN_EVERY_S:
                 warned = now
-                _LOGGER.warning(
-                    "%s: partition %d has waited for %d s: %s",
-                    self._address.place, self._partition, now - since, self._complaints.last,
-                )  # fmt: skip
+                waited = "%s: partition %d: waiting for %d s%s"
+                _LOGGER.warning(waited, self._address.place, self._partition, now - since, client.complaint())
 
-    def _check(self, told: list[tuple[KafkaError | None, int]], count: int) -> None:
+    def _check(self, client: Client[Producer], told: list[tuple[KafkaError | None, int]]) -> None:
         for error, _ in told:
             if error is None:
                 continue
             if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
                 raise TooLargeError(f"{self._address.place}: partition {self._partition}: {error.str()}")
-            raise meaning(self._address, error, self._complaints.last)
-        assert len(told) == count
+            raise client.meaning(error)
 
     def close(self) -> None:
         """Append no more."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 from confluent_kafka.admin import AdminClient
@@ -12,10 +12,7 @@ from confluent_kafka.admin import AdminClient
 from monobeam.logs.kafka.address import Address
 from monobeam.logs.log import AwayError
 
-PATIENCE_S = 5.0
-"""How long an answer is waited for; then the log is away."""
-
-# All through an outage it has something to say every second; what matters of it is in the errors that are raised.
+# All through an outage it has something to say every second. What matters of it is in the errors that are raised.
 CLIENT_LOG = logging.getLogger("monobeam.librdkafka")
 CLIENT_LOG.setLevel(logging.CRITICAL)
 
@@ -70,62 +67,68 @@ _AWAY = (
     KafkaError.NOT_CONTROLLER,
 )
 
-Made = TypeVar("Made", Consumer, Producer)
+Kind = TypeVar("Kind", Consumer, Producer, AdminClient)
 Given = TypeVar("Given")
 
 
-class Complaints:
-    """The last thing that a client said was wrong, which is more than a timeout tells."""
+class Client(Generic[Kind]):
+    """One of librdkafka's clients, and the last thing that it said was wrong, which is more than a timeout tells.
 
-    def __init__(self) -> None:
-        self.last = ""
+    ``it``: the client itself. ValueError if a setting is none.
+    """
 
-    def __call__(self, error: KafkaError) -> None:
-        """Hear one. That all brokers are down says less than why the last of them is."""
+    PATIENCE_S = 10.0
+    """How long an answer is waited for; then the log is away."""
+
+    def __init__(self, kind: type[Kind], address: Address, settings: Mapping[str, Any]):
+        self._address = address
+        self._complaint = ""
+        own: dict[str, Any] = {"bootstrap.servers": address.brokers, "error_cb": self._hear}
+        try:
+            self.it: Kind = kind({**settings, **own}, logger=CLIENT_LOG)
+        except KafkaException as error:
+            raise ValueError(f"{address.place}: {error.args[0].str()}") from None
+
+    def _hear(self, error: KafkaError) -> None:
+        # That all brokers are down says less than why the last of them is.
         if error.code() != KafkaError._ALL_BROKERS_DOWN:
-            self.last = error.str()
+            self._complaint = error.str()
+
+    def ask(self, question: Callable[[Kind], Given]) -> Given:
+        """The answer of the brokers; AwayError if none comes, OSError if they refuse."""
+        try:
+            return question(self.it)
+        except KafkaException as error:
+            raise self.meaning(error.args[0]) from error
+
+    def meaning(self, error: KafkaError) -> OSError:
+        """A client's error as a log's: AwayError for what passes by itself."""
+        said = f"{self._address.place}: {error.str()}{self.complaint()}"
+        return AwayError(said) if error.code() in _AWAY or error.retriable() else OSError(said)
+
+    def complaint(self) -> str:
+        """What it last complained of, in parentheses; '' if it never did."""
+        self.it.poll(0)  # it only complains when it is asked
+        return f" ({self._complaint})" if self._complaint else ""
 
 
-def consumer(address: Address, complaints: Complaints) -> Consumer:
-    """A client that reads; ValueError if a setting is none."""
-    return _made(Consumer, address, {**SHARED, **READING, **address.settings(), **READING_ALWAYS}, complaints)
+def consumer(address: Address) -> Client[Consumer]:
+    """A client that reads."""
+    return Client(Consumer, address, {**SHARED, **READING, **address.settings(), **READING_ALWAYS})
 
 
-def producer(address: Address, complaints: Complaints, batch_bytes: int) -> Producer:
-    """A client that appends, in batches of at most so many bytes; ValueError if a setting is none."""
+def producer(address: Address, batch_bytes: int) -> Client[Producer]:
+    """A client that appends, in batches of at most so many bytes."""
     settings = {"batch.size": str(batch_bytes), **SHARED, **WRITING, **address.settings(), **WRITING_ALWAYS}
-    return _made(Producer, address, settings, complaints)
+    return Client(Producer, address, settings)
 
 
-def admin(address: Address) -> AdminClient:
-    """A client that makes topics; ValueError if a setting is none."""
-    settings: dict[str, Any] = SHARED | address.settings() | {"bootstrap.servers": address.brokers}
-    return AdminClient(settings, logger=CLIENT_LOG)
-
-
-def _made(kind: type[Made], address: Address, settings: dict[str, Any], complaints: Complaints) -> Made:
-    settings |= {"bootstrap.servers": address.brokers, "error_cb": complaints}
-    try:
-        return kind(settings, logger=CLIENT_LOG)
-    except KafkaException as error:
-        raise ValueError(f"{address.place}: {error.args[0].str()}") from None
-
-
-def asked(address: Address, question: Callable[[], Given]) -> Given:
-    """The answer to a question to the brokers; AwayError if none comes, OSError if they refuse."""
-    try:
-        return question()
-    except KafkaException as error:
-        raise meaning(address, error.args[0]) from error
+def admin(address: Address) -> Client[AdminClient]:
+    """A client that makes topics."""
+    return Client(AdminClient, address, {**SHARED, **address.settings()})
 
 
 def is_unknown(error: BaseException) -> bool:
     """Whether the brokers said that there is no such topic or partition."""
     cause = error.__cause__
     return isinstance(cause, KafkaException) and cause.args[0].code() in UNKNOWN
-
-
-def meaning(address: Address, error: KafkaError, complaint: str = "") -> OSError:
-    """A client's error as a log's: AwayError for what passes by itself."""
-    said = f"{address.place}: {error.str()}{f' ({complaint})' if complaint else ''}"
-    return AwayError(said) if error.code() in _AWAY or error.retriable() else OSError(said)

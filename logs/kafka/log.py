@@ -9,10 +9,10 @@ from confluent_kafka import Consumer
 from monobeam.logs.kafka import topic
 from monobeam.logs.kafka.address import Address
 from monobeam.logs.kafka.appender import KafkaAppender
-from monobeam.logs.kafka.client import Complaints, consumer
+from monobeam.logs.kafka.client import Client, consumer
 from monobeam.logs.kafka.messages import Messages
 from monobeam.logs.kafka.partition import Partition
-from monobeam.logs.log import AwayError, Chunk, LogError, Schema
+from monobeam.logs.log import Chunk, LogError, Schema
 
 PROBE = 100
 """How many records must be too early to be believed."""
@@ -30,8 +30,7 @@ class KafkaLog:
         self._count = partitions
         self._messages = Messages(self._address)
         self._lock = threading.Lock()
-        self._complaints = Complaints()
-        self._client: Consumer | None = None
+        self._client: Client[Consumer] | None = None
         self._partitions: dict[int, Partition] = {}
 
     @property
@@ -85,13 +84,8 @@ class KafkaLog:
     def _found(self) -> int:
         with self._lock:
             if self._client is None:
-                self._client = consumer(self._address, self._complaints)
-            try:
-                return topic.partitions(self._address, self._client)
-            except AwayError as error:
-                self._client.poll(0)  # lets it complain
-                error.add_note(self._complaints.last)
-                raise
+                self._client = consumer(self._address)
+            return topic.partitions(self._address, self._client)
 
     def _partition(self, number: int) -> Partition:
         with self._lock:

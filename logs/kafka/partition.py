@@ -8,8 +8,9 @@ import time
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
 from monobeam.logs.kafka.address import Address
-from monobeam.logs.kafka.client import PATIENCE_S, UNKNOWN, Complaints, asked, consumer, is_unknown, meaning
+from monobeam.logs.kafka.client import UNKNOWN, Client, consumer, is_unknown
 from monobeam.logs.kafka.messages import Messages
+from monobeam.logs.kafka.topic import partitions
 from monobeam.logs.log import AwayError, Chunk, LogError
 
 READ_BYTES = 16 << 20
@@ -32,8 +33,7 @@ class Partition:
         self._place = f"{address.place}: partition {number}"
         self._messages = messages
         self._lock = threading.Lock()
-        self._complaints = Complaints()
-        self._client: Consumer | None = None
+        self._client: Client[Consumer] | None = None
         self._position = NOWHERE  # of what the client gives next
         self._known_end = 0
 
@@ -70,58 +70,59 @@ class Partition:
             raise LogError(f"{self._place}: offset {offset} is no longer kept: the first is {start}")
 
     def _bounds(self) -> tuple[int, int]:
-        place = TopicPartition(self._address.topic, self._number)
+        """Where the partition starts and ends now; also remembered."""
         try:
-            start, self._known_end = asked(
-                self._address, lambda: self._open().get_watermark_offsets(place, timeout=PATIENCE_S)
-            )
+            start, self._known_end = self._ask()
         except OSError as error:
             if not is_unknown(error):
-                self._open().poll(0)  # lets it complain
-                error.add_note(self._complaints.last)
                 raise
-            start = self._known_end = 0
+            # It may have come since the client heard of the topic.
+            is_there = self._number < partitions(self._address, self._open())
+            start, self._known_end = self._ask() if is_there else (0, 0)
         return start, self._known_end
 
-    def _open(self) -> Consumer:
+    def _ask(self) -> tuple[int, int]:
+        place, patience_s = TopicPartition(self._address.topic, self._number), Client.PATIENCE_S
+        return self._open().ask(lambda it: it.get_watermark_offsets(place, timeout=patience_s))
+
+    def _open(self) -> Client[Consumer]:
         if self._client is None:
-            self._client = consumer(self._address, self._complaints)
+            self._client = consumer(self._address)
         return self._client
 
     def _take(self, offset: int, wanted: int) -> tuple[list[Message], int]:
         """Messages from an offset on, up to the end that is known, and how far they reach."""
         client = self._open()
         if offset != self._position:
-            client.assign([TopicPartition(self._address.topic, self._number, offset)])
+            client.it.assign([TopicPartition(self._address.topic, self._number, offset)])
         self._position, position = NOWHERE, offset  # whatever goes wrong, the client begins anew
         taken: list[Message] = []
-        size, deadline = 0, time.monotonic() + PATIENCE_S
+        size, deadline = 0, time.monotonic() + client.PATIENCE_S
         while len(taken) < wanted and size < READ_BYTES and position < self._known_end:
-            found = client.consume(wanted - len(taken), timeout=0)
+            found = client.it.consume(wanted - len(taken), timeout=0)
             if not found:
-                message = client.poll(MORE_S if taken else PATIENCE_S)
+                message = client.it.poll(MORE_S if taken else client.PATIENCE_S)
                 found = [] if message is None else [message]
             if not found and taken:
                 break
-            if time.monotonic() > deadline and not found:
-                raise AwayError(f"{self._place}: no answer for {PATIENCE_S:g} s ({self._complaints.last})")
+            if not found and time.monotonic() > deadline:
+                raise AwayError(f"{self._place}: no answer for {client.PATIENCE_S:g} s{client.complaint()}")
             for message in found:
-                position = self._reached(message, offset)
+                position = self._reached(client, message, offset)
                 if message.error() is None:
                     taken.append(message)
                     size += len(message)
         self._position = position
         return taken, position
 
-    def _reached(self, message: Message, offset: int) -> int:
+    def _reached(self, client: Client[Consumer], message: Message, offset: int) -> int:
         """Where the client stands after a message, or after what it says instead of one."""
         at, error = message.offset(), message.error()
-        assert at is not None
-        if error is None:
-            return at + 1
-        if error.code() == KafkaError._PARTITION_EOF:
-            return at
+        if error is None or error.code() == KafkaError._PARTITION_EOF:
+            assert at is not None
+            return at + (error is None)
         if error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
             self._check(offset)
+            self._client = None  # the topic was made anew, and this client still has the old one in mind
             raise AwayError(f"{self._place}: {error.str()}")
-        raise AwayError(f"{self._place}: {error.str()}") if error.code() in UNKNOWN else meaning(self._address, error)
+        raise AwayError(f"{self._place}: {error.str()}") if error.code() in UNKNOWN else client.meaning(error)

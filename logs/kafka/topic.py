@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
+from typing import Any
 
-from confluent_kafka import Consumer, KafkaError, KafkaException
+from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import (  # type: ignore[attr-defined]
-    AdminClient,
     ConfigResource,
     NewPartitions,
     NewTopic,
@@ -15,7 +15,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 )
 
 from monobeam.logs.kafka.address import Address
-from monobeam.logs.kafka.client import PATIENCE_S, UNKNOWN, admin, asked, meaning
+from monobeam.logs.kafka.client import UNKNOWN, Client, admin
 from monobeam.logs.log import AwayError
 
 _LOGGER = logging.getLogger(__name__)
@@ -29,13 +29,13 @@ DEFAULT_LIMIT = 1_048_588
 _ALREADY = (KafkaError.TOPIC_ALREADY_EXISTS, KafkaError.INVALID_PARTITIONS)
 
 
-def partitions(address: Address, client: Consumer | AdminClient) -> int:
+def partitions(address: Address, client: Client[Any]) -> int:
     """How many there are now; 0 where there is no such topic."""
-    found = asked(address, lambda: client.list_topics(address.topic, timeout=PATIENCE_S)).topics[address.topic]
+    found = client.ask(lambda it: it.list_topics(address.topic, timeout=client.PATIENCE_S)).topics[address.topic]
     if found.error is not None:
         if found.error.code() in UNKNOWN:
             return 0
-        raise meaning(address, found.error)
+        raise client.meaning(found.error)
     return len(found.partitions)
 
 
@@ -46,15 +46,16 @@ def ensure(address: Address, wanted: int) -> None:
     if found >= wanted:
         return
     if found:
-        made = client.create_partitions([NewPartitions(address.topic, wanted)])
+        made = client.it.create_partitions([NewPartitions(address.topic, wanted)])
     else:
-        made = client.create_topics([NewTopic(address.topic, wanted, config=OURS)])
+        made = client.it.create_topics([NewTopic(address.topic, wanted, config=OURS)])
     try:
-        made[address.topic].result(PATIENCE_S)
-    except KafkaException as error:
-        if error.args[0].code() not in _ALREADY:
-            asked(address, lambda: made[address.topic].result(0))
-    deadline = time.monotonic() + PATIENCE_S
+        client.ask(lambda _: made[address.topic].result(client.PATIENCE_S))
+    except OSError as error:
+        cause = error.__cause__
+        if not isinstance(cause, KafkaException) or cause.args[0].code() not in _ALREADY:
+            raise
+    deadline = time.monotonic() + client.PATIENCE_S
     while partitions(address, client) < wanted:
         if time.monotonic() > deadline:
             raise AwayError(f"{address.place}: its {wanted} partitions do not appear")
@@ -66,7 +67,7 @@ def largest_message(address: Address) -> int:
     resource = ConfigResource(ResourceType.TOPIC, address.topic)
     client = admin(address)
     try:
-        found = client.describe_configs([resource])[resource].result(PATIENCE_S)
+        found = client.it.describe_configs([resource])[resource].result(client.PATIENCE_S)
         return int(found["max.message.bytes"].value)
     except (KafkaException, KeyError, ValueError, TimeoutError) as error:
         _LOGGER.warning("%s: its max.message.bytes is taken to be %d: %s", address.place, DEFAULT_LIMIT, error)
