@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from confluent_kafka import Producer
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AdminClient, NewTopic
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -51,6 +51,10 @@ class Cluster:
     @cached_property
     def admin(self) -> AdminClient:
         return AdminClient({"bootstrap.servers": self.broker.address})
+
+    def make(self, uri: str, partitions: int = 1) -> None:
+        """Make the topic."""
+        self.admin.create_topics([NewTopic(topic(uri), partitions)])[topic(uri)].result(30)
 
     def producer(self, **settings: Any) -> Producer:
         """As users have them."""

@@ -100,7 +100,8 @@ class Broker:
         properties.write_text("".join(f"{name}={value}\n" for name, value in self._settings.items()))
         with self.log.open("ab") as log:
             if not (self.folder / "topics" / "meta.properties").exists():
-                cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+                # In base 64, but for what would make an option of it.
+                cluster = base64.b64encode(uuid.uuid4().bytes, b"AB").decode().rstrip("=")
                 command = self._command("kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(properties))
                 subprocess.run(command, stdout=log, stderr=log, check=True)
             command = self._command("kafka.Kafka", str(properties))
