@@ -46,15 +46,15 @@ class Cluster:
 
     def new(self, options: str = "fetch.wait.max.ms=10", address: str = "") -> str:
         """A log's address. Readers that turn back wait for their last fetch, so tests let fetches be short."""
-        return f"kafka://{address or self.broker.address}/log-{next(_numbers)}?{options}"
+        return f"kafka://{address or self.broker.address}/log-{next(_numbers)}{'?' * bool(options)}{options}"
 
     @cached_property
     def admin(self) -> AdminClient:
         return AdminClient({"bootstrap.servers": self.broker.address})
 
-    def make(self, uri: str, partitions: int = 1) -> None:
-        """Make the topic."""
-        self.admin.create_topics([NewTopic(topic(uri), partitions)])[topic(uri)].result(30)
+    def make(self, uri: str, config: dict[str, str] | None = None) -> None:
+        """Make the topic, as its owner does: with one partition."""
+        self.admin.create_topics([NewTopic(topic(uri), 1, config=config or {})])[topic(uri)].result(30)
 
     def producer(self, **settings: Any) -> Producer:
         """As users have them."""

@@ -14,6 +14,7 @@ from apache_beam.metrics import Metrics
 from monobeam.logs.log import Chunk, TooLargeError, encode_records, records
 from monobeam.transforms import resources
 
+TOO_LARGE = "too_large"
 REFUSE, PASS_OVER, CUT = "refuse", "pass over", "cut"
 _LOGGER = logging.getLogger(__name__)
 
@@ -73,7 +74,7 @@ class _Append(beam.DoFn):
                 return
             except TooLargeError as error:
                 if self._too_large == PASS_OVER or not record["payload"]:
-                    Metrics.counter("monobeam.append", "too_large").inc()
+                    Metrics.counter("monobeam.append", TOO_LARGE).inc()
                     _LOGGER.warning("passed over: %s", error)
                     return
                 record = _cut(record)

@@ -41,7 +41,7 @@ def java() -> str:
     found = shutil.which("java")
     if found is None:
         raise MissingError("no Java here: on Debian and Ubuntu, apt-get install default-jre-headless")
-    if not any(JARS.glob("kafka_*.jar")):
+    if not (JARS / "installed").exists():
         raise MissingError("no Kafka broker here: `make kafka` installs it")
     return found
 

@@ -51,13 +51,6 @@ UNKNOWN = (
     KafkaError._UNKNOWN_PARTITION,
 )
 _AWAY = (
-    KafkaError._TRANSPORT,
-    KafkaError._TIMED_OUT,
-    KafkaError._TIMED_OUT_QUEUE,
-    KafkaError._MSG_TIMED_OUT,
-    KafkaError._ALL_BROKERS_DOWN,
-    KafkaError._RESOLVE,
-    KafkaError._WAIT_CACHE,
     KafkaError.LEADER_NOT_AVAILABLE,
     KafkaError.NOT_LEADER_FOR_PARTITION,
     KafkaError.REQUEST_TIMED_OUT,
@@ -65,6 +58,15 @@ _AWAY = (
     KafkaError.NOT_ENOUGH_REPLICAS_AFTER_APPEND,
     KafkaError.BROKER_NOT_AVAILABLE,
     KafkaError.NOT_CONTROLLER,
+)
+# Of the client's own errors, which have negative numbers, those that do not pass. The others are about connections.
+_LASTING = (
+    KafkaError._INVALID_ARG,
+    KafkaError._AUTHENTICATION,
+    KafkaError._FENCED,
+    KafkaError._NOT_IMPLEMENTED,
+    KafkaError._UNSUPPORTED_FEATURE,
+    KafkaError._STATE,
 )
 
 Kind = TypeVar("Kind", Consumer, Producer, AdminClient)
@@ -104,7 +106,8 @@ class Client(Generic[Kind]):
     def meaning(self, error: KafkaError) -> OSError:
         """A client's error as a log's: AwayError for what passes by itself."""
         said = f"{self._address.place}: {error.str()}{self.complaint()}"
-        return AwayError(said) if error.code() in _AWAY or error.retriable() else OSError(said)
+        passes = error.code() in _AWAY or error.retriable() or (error.code() < 0 and error.code() not in _LASTING)
+        return AwayError(said) if passes else OSError(said)
 
     def complaint(self) -> str:
         """What it last complained of, in parentheses; '' if it never did."""
