@@ -15,6 +15,7 @@ from typing import Any
 
 from apache_beam.options.pipeline_options import (
     DebugOptions,
+    FlinkRunnerOptions,
     PipelineOptions,
     PortableOptions,
     PrismRunnerOptions,
@@ -24,6 +25,7 @@ from apache_beam.options.pipeline_options import (
 )
 
 from monobeam.models.config import Config, load
+from monobeam.pipelines import flink
 from monobeam.store.numbers import numbers
 
 _IN_PROCESS = {"DirectRunner", "FnApiRunner", "BundleBasedDirectRunner", "SwitchingDirectRunner"}
@@ -126,6 +128,8 @@ def parse(argv: Sequence[str] | None, command: str, description: str, example: s
     except (OSError, ValueError) as error:
         parser.error(str(error))
     options = PipelineOptions(arguments)
+    if _runner(options.view_as(StandardOptions).runner) == "FlinkRunner":
+        options = _with_flinks(options, arguments, parser.error)
     options.view_as(SetupOptions).save_main_session = False
     _check_runner(options, parser.error)
     return options, config
@@ -187,6 +191,16 @@ def _check_runner(options: PipelineOptions, fail: Callable[[str], object]) -> No
 
 def _runner(given: str | None) -> str:
     return (given or "DirectRunner").rsplit(".", 1)[-1]
+
+
+def _with_flinks(options: PipelineOptions, arguments: list[str], fail: Callable[[str], object]) -> PipelineOptions:
+    """The options and those that a Flink cluster needs besides; its job server reads them from the arguments."""
+    master = options.view_as(FlinkRunnerOptions).flink_master
+    try:
+        added = flink.defaults(arguments, master, bool(options.view_as(StandardOptions).streaming))
+    except flink.ClusterError as error:
+        fail(str(error))
+    return PipelineOptions([*arguments, *added])
 
 
 def _prepare_prism(options: PipelineOptions) -> None:
