@@ -16,6 +16,7 @@ from monobeam.pipelines.options import MonobeamOptions, parse
 from monobeam.pipelines.run import quiet, run
 from monobeam.pipelines.summary import Counters, hand_over
 from monobeam.pipelines.train import train_log
+from monobeam.transforms.train import Partitions, readers
 
 EXAMPLE = """example:
   python -m monobeam.pipelines.backfill --config=model.toml --until=2026-01-31T00:00:00
@@ -36,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> Counters:
         partitions = (
             appended
             | "Written" >> beam.combiners.Count.Globally()
-            | "Partitions" >> beam.FlatMap(_partitions, config.join.shards)
+            | "Partitions" >> beam.FlatMap(_partitions, config.join.shards, config.training.parallel)
         )
         train_log(partitions, config, tailed=False)
 
@@ -45,9 +46,9 @@ def main(argv: Sequence[str] | None = None) -> Counters:
     return counters
 
 
-def _partitions(written: int, shards: int) -> Iterator[int]:
-    """All partitions of the examples log, once everything is in it."""
-    yield from range(shards)
+def _partitions(written: int, shards: int, parallel: bool) -> Iterator[Partitions]:
+    """All partitions of the examples log, by reader, once everything is in it."""
+    yield from readers(range(shards), parallel)
 
 
 if __name__ == "__main__":

@@ -37,7 +37,8 @@ def main(argv: Sequence[str] | None = None) -> Counters:
     def build(pipeline: beam.Pipeline) -> None:
         join_logs(pipeline, config, tailed=True, since_us=since, until_us=None)
         # The trainer reads the examples log itself: see transforms/train.py.
-        partitions = pipeline | "Partitions" >> ExamplePartitions(range(config.join.shards))
+        numbers = range(config.join.shards)
+        partitions = pipeline | "Partitions" >> ExamplePartitions(numbers, config.training.parallel)
         train_log(partitions, config, tailed=True)
 
     return run("online", build, options)

@@ -28,7 +28,7 @@ EXAMPLE = """example:
 
 
 def train_log(partitions: Any, config: Config, *, tailed: bool) -> None:
-    """Examples log to parameter store, sync log and metrics; ``partitions`` are the examples log's."""
+    """Examples log to parameter store, sync log and metrics; ``partitions`` are the examples log's, by reader."""
     logs, store = config.logs, config.store
     settings = TrainSettings(config, logs.examples, store.uri, store.commit_every_us, store.commit_every_us)
     trained = partitions | "Train" >> Train(settings, tailed)
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> Counters:
     check_partitions(config, numbers)
 
     def build(pipeline: beam.Pipeline) -> None:
-        partitions = pipeline | "Partitions" >> ExamplePartitions(numbers)
+        partitions = pipeline | "Partitions" >> ExamplePartitions(numbers, config.training.parallel)
         train_log(partitions, config, tailed=tailed)
 
     return run("train", build, options)

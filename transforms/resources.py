@@ -1,7 +1,7 @@
 """Open logs of this worker process, shared by all instances of a DoFn.
 
-Runners create several instances of a DoFn and drop idle ones, while a log partition has one appender and its
-readers remember how far they have scanned. So they live here, one per process, and never on ``self``.
+Runners create several instances of a DoFn and drop idle ones, while appenders and readers remember how far they have
+scanned. So they live here, one per process, and never on ``self``.
 """
 
 from __future__ import annotations
@@ -34,12 +34,15 @@ def reader(uri: str, partition: int) -> Log:
 
 
 def append(uri: str, schema: str, partition: int, count: int, payload: bytes) -> int:
-    """Append ``count`` encoded datums; returns the offset of the first once they are durable."""
+    """Append ``count`` encoded datums; returns the offset of the first once they are durable.
+
+    Other workers may append to the same partition: where a step runs is for the runner to say.
+    """
     with _lock:
         appender = _appenders.get((uri, partition))
         if appender is None:
             parsed: Mapping[str, Any] = json.loads(schema)
-            appender = _appenders[uri, partition] = open_log(uri).appender(partition, dict(parsed))
+            appender = _appenders[uri, partition] = open_log(uri).appender(partition, dict(parsed), shared=True)
         return appender.append_payload(count, payload)
 
 

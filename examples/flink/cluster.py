@@ -207,7 +207,7 @@ class Cluster:
 
     @cached_property
     def _sizes(self) -> dict[str, tuple[list[str], list[str]]]:
-        """JVM options and program arguments that follow from memory.process.size, as Flink's own scripts ask for them."""
+        """JVM options and program arguments for memory.process.size, found out as Flink's own scripts do."""
         return {kind: self._asked(kind) for kind in ("JM", "TM")}
 
     def _asked(self, kind: str) -> tuple[list[str], list[str]]:
