@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 import apache_beam as beam
 from apache_beam.options.pipeline_options import StandardOptions
 
-from monobeam.pipelines.check import check_features, warn_without_positives
+from monobeam.pipelines.check import check_features, check_store, warn_without_positives
 from monobeam.pipelines.join import join_logs
 from monobeam.pipelines.options import MonobeamOptions, parse
 from monobeam.pipelines.run import quiet, run
@@ -31,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> Counters:
         raise SystemExit("backfill: a bounded run; leave out --streaming, or run monobeam.pipelines.online")
     ours = options.view_as(MonobeamOptions)
     check_features(config)
+    check_store(config)
 
     def build(pipeline: beam.Pipeline) -> None:
         appended = join_logs(pipeline, config, tailed=False, since_us=ours.since, until_us=ours.until)

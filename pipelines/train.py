@@ -14,7 +14,7 @@ from apache_beam.options.pipeline_options import StandardOptions
 
 from monobeam.logs import schemas
 from monobeam.models.config import Config
-from monobeam.pipelines.check import check_examples, check_partitions
+from monobeam.pipelines.check import check_examples, check_partitions, check_store
 from monobeam.pipelines.options import MonobeamOptions, parse
 from monobeam.pipelines.run import quiet, run
 from monobeam.pipelines.summary import Counters
@@ -44,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> Counters:
     check_examples(config, tailed)
     numbers = options.view_as(MonobeamOptions).partitions or range(config.join.shards)
     check_partitions(config, numbers)
+    check_store(config)
 
     def build(pipeline: beam.Pipeline) -> None:
         partitions = pipeline | "Partitions" >> ExamplePartitions(numbers, config.training.parallel)

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from examples.flink.cluster import FLINK, Cluster
+from examples.flink.settings import free_ports
 from tests.native.programs import Programs
 
 ROOT = Path(__file__).parents[1]
@@ -66,6 +68,30 @@ def emulator() -> Iterator[str]:
                 yield found[1]
         finally:
             process.kill()
+
+
+@pytest.fixture(scope="session")
+def flink(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A Flink cluster with two TaskManagers; its absence skips the test, or fails it under CI."""
+    look_for_flink()
+    cluster = Cluster(tmp_path_factory.mktemp("flink"), changed=free_ports())
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.stop()
+
+
+def look_for_flink() -> None:
+    needed = (FLINK / "lib", FLINK / "job-server.jar", ROOT / ".tools/bin/boot")
+    missing = [str(path.relative_to(ROOT)) for path in needed if not path.exists()]
+    missing += [] if shutil.which("java") else ["java"]
+    if not missing:
+        return
+    message = f"no {', '.join(missing)} here: `make flink` installs it"
+    if os.environ.get("CI") == "true":
+        pytest.fail(message)
+    pytest.skip(message)
 
 
 @pytest.fixture(scope="session")

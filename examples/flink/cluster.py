@@ -114,6 +114,24 @@ class Cluster:
             return sorted(found, key=lambda job: -job["start-time"])
         return []
 
+    def checkpoints(self, job: str) -> int:
+        """How many a job has completed since it was submitted."""
+        return int(self.get(f"/jobs/{job}/checkpoints")["counts"]["completed"])
+
+    def stop_with_savepoint(self, job: str) -> str:
+        """Take a savepoint and end the job; what ``--savepoint_path`` takes. ClusterError if it cannot be taken."""
+        begun = self.get(f"/jobs/{job}/stop", {"targetDirectory": self.settings["state.savepoints.dir"]})["request-id"]
+        found: dict[str, Any] = {}
+
+        def done() -> bool:
+            found.update(self.get(f"/jobs/{job}/savepoints/{begun}"))
+            return bool(found["status"]["id"] == "COMPLETED")
+
+        self.wait(done)
+        if "location" not in found["operation"]:
+            raise ClusterError(f"job {job}: no savepoint: {found['operation']}")
+        return str(found["operation"]["location"])
+
     def get(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
         """Flink's REST API; a body is posted."""
         data = None if body is None else json.dumps(body).encode()
