@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -130,6 +131,7 @@ def parse(argv: Sequence[str] | None, command: str, description: str, example: s
     options = PipelineOptions(arguments)
     if _runner(options.view_as(StandardOptions).runner) == "FlinkRunner":
         options = _with_flinks(options, arguments, parser.error)
+        config = _placed(config)
     options.view_as(SetupOptions).save_main_session = False
     _check_runner(options, parser.error)
     return options, config
@@ -149,6 +151,25 @@ def _with_addresses(config: Config, given: argparse.Namespace) -> Config:
         join=replace(config.join, cold=found.get("cold", config.join.cold)),
         store=replace(config.store, uri=found.get("store", config.store.uri)),
     )
+
+
+def _placed(config: Config) -> Config:
+    """The configuration with directories as seen from here: workers run elsewhere."""
+    logs = {name: _absolute(value) for name, value in vars(config.logs).items()}
+    return replace(
+        config,
+        logs=replace(config.logs, **logs),
+        join=replace(config.join, cold=_absolute(config.join.cold)),
+        store=replace(config.store, uri=_absolute(config.store.uri)),
+    )
+
+
+def _absolute(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(map(_absolute, value))
+    if isinstance(value, str) and (found := re.fullmatch(r"(file|lmdb):(?!//)(.+)", value)):
+        return f"{found[1]}:{Path(found[2]).absolute()}"
+    return value
 
 
 def _check_others(arguments: list[str], command: str, fail: Callable[[str], object]) -> None:

@@ -114,6 +114,11 @@ class Cluster:
             return sorted(found, key=lambda job: -job["start-time"])
         return []
 
+    def running(self) -> list[str]:
+        """The ids of jobs that have not ended."""
+        ended = ("FINISHED", "CANCELED", "FAILED", "SUSPENDED")
+        return [job["jid"] for job in self.jobs() if job["state"] not in ended]
+
     def checkpoints(self, job: str) -> int:
         """How many a job has completed since it was submitted."""
         return int(self.get(f"/jobs/{job}/checkpoints")["counts"]["completed"])
@@ -263,7 +268,7 @@ def _start(cluster: Cluster) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of ``python -m examples.flink.cluster``."""
     parser = argparse.ArgumentParser(prog="python -m examples.flink.cluster", description=__doc__)
-    parser.add_argument("command", choices=["start", "stop", "status"])
+    parser.add_argument("command", choices=["start", "stop", "status", "savepoint"])
     parser.add_argument("--folder", type=Path, default=ROOT / "runs/flink", help="configuration, logs, checkpoints")
     parser.add_argument("--task_managers", type=int, default=2)
     given = parser.parse_args(argv)
@@ -274,6 +279,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(f"Flink: http://{cluster.address}, logs in {cluster.folder / 'log'}; `make flink-stop` ends it")
         elif given.command == "stop":
             cluster.stop()
+        elif given.command == "savepoint":
+            for job in cluster.running():
+                print(f"--savepoint_path={cluster.stop_with_savepoint(job)}")
     except ClusterError as error:
         raise SystemExit(str(error)) from None
     print(json.dumps({"command": given.command, "address": cluster.address, **cluster.status()}))

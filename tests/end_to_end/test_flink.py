@@ -85,8 +85,7 @@ class Job:
 
     def id(self) -> str:
         """Of the job that runs now, '' for none."""
-        alive = ("CREATED", "INITIALIZING", "RUNNING", "RESTARTING", "FAILING")
-        return next((job["jid"] for job in self.cluster.jobs() if job["state"] in alive), "")
+        return next(iter(self.cluster.running()), "")
 
     def go_on(self) -> None:
         """Log the next part of the traffic; wait until more was trained than the parts before can give."""
