@@ -81,6 +81,7 @@ class Cluster:
         with log.with_suffix(".out").open("ab") as output:
             child = subprocess.Popen(
                 [*java, *command],
+                cwd=self.folder,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

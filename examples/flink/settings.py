@@ -14,7 +14,7 @@ QUORUM = "high-availability.zookeeper.quorum"
 
 def layers(folder: Path, changed: Mapping[str, str]) -> dict[str, str]:
     """What holds for a cluster in ``folder``; ``changed`` wins, and a setting without a value is left out."""
-    found = read(CONF / "config.yaml") | read(CONF / "local.yaml") | _folders(folder) | changed
+    found = read(CONF / "config.yaml") | read(CONF / "local.yaml") | _folders(folder) | dict(changed)
     return {key: value for key, value in found.items() if value}
 
 

@@ -24,7 +24,7 @@ CONFIG = traffic.CONFIG.replace('idle_after = "500ms"', 'idle_after = "1h"')
 
 @pytest.fixture(scope="module")
 def made() -> traffic.Traffic:
-    return traffic.make(seed=4, count=COUNT)
+    return traffic.make(seed=4, count=COUNT, per_second=20)  # a step is much longer than the window
 
 
 @pytest.fixture(scope="module")
