@@ -27,6 +27,9 @@ EMULATOR := .tools/bin/emulator
 EMULATOR_VERSION := v1.58.0
 KAFKA := .tools/kafka/installed
 MAVEN_COPY := org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies
+FLINK_VERSION := 1.19.3
+FLINK := .tools/flink
+BOOT := .tools/bin/boot
 PEERS := .tools/peers
 MOVIELENS := .tools/data/recbole-1.2.1-py3-none-any.whl
 
@@ -35,10 +38,10 @@ say = @printf '\033[1m==>\033[0m %s\n' "$(1)"
 install_in = { [ -x $(VENV)/bin/uv ] && VIRTUAL_ENV=$(1) $(VENV)/bin/uv pip install -q $(2) ; } || $(1)/bin/python -m pip install -q $(2)
 install = $(call install_in,$(VENV),$(1))
 
-.PHONY: help setup go prism emulator kafka data demo test lint types bench faults peers clean distclean
+.PHONY: help setup go prism emulator kafka flink flink-stop flink-parts data demo test lint types bench faults peers clean distclean
 
 help:  ## this list
-	@sed -n 's/^\([a-z]*\):.*##  *\(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
+	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
 
 setup: $(STAMPS)/native build/tree/monobeam  ## environment, packages and the native core
 	@true
@@ -49,9 +52,16 @@ demo: setup prism data  ## the whole loop on MovieLens, with a live page: about 
 	  --data "$(or $(DATA),$(MOVIELENS))" $(if $(RATINGS),--ratings $(RATINGS)) \
 	  $(if $(wildcard $(PRISM)),--prism "$(CURDIR)/$(PRISM)")
 
-test: setup prism emulator kafka data lint types  ## lint, types and every test
+test: setup prism emulator kafka flink-parts data lint types  ## lint, types and every test
 	$(call say,pytest)
 	@$(PY) -m pytest $(PYTEST_ARGS)
+
+flink: flink-parts  ## a Flink cluster on this machine, from flink-conf/: JobManager, two TaskManagers (docs/flink.md)
+	$(call say,flink: starting the cluster)
+	@$(PY) -m examples.flink.cluster start
+
+flink-stop: setup  ## end that cluster
+	@$(PY) -m examples.flink.cluster stop
 
 lint: setup  ## ruff: rules and format
 	$(call say,ruff)
@@ -123,7 +133,7 @@ $(PEERS)/%/installed: benchmarks/_table/%.txt | $(STAMPS)/venv
 define go_install
 	$(call say,$(1): by go install (a minute or two))
 	@mkdir -p .tools/bin && go="$$(command -v go || echo $(CURDIR)/$(VENV)/bin/go)" && \
-	  { [ ! -x "$$go" ] || GOBIN="$(CURDIR)/.tools/bin" "$$go" install $(2) ; } && [ -x $@ ] || echo "    it could not be built: $(3)"
+	  [ -x "$$go" ] && GOBIN="$(CURDIR)/.tools/bin" "$$go" install $(2) || echo "    it could not be built: $(3)"
 endef
 
 prism: setup $(if $(wildcard $(PRISM)),,$(PRISM))
@@ -143,6 +153,29 @@ $(PRISM): go
 
 $(EMULATOR): go
 	$(call go_install,emulator,cloud.google.com/go/bigtable/cmd/emulator@$(EMULATOR_VERSION),tests of the store in Bigtable will be skipped)
+
+# Flink itself is on PyPI, without scripts; Beam's job server for it is put together by Maven; Beam's boot starts workers.
+flink-parts: setup $(filter-out $(wildcard $(FLINK)/* $(BOOT)),$(FLINK)/lib $(FLINK)/job-server.jar $(BOOT))
+
+$(FLINK)/lib:
+	$(call say,flink: $(FLINK_VERSION) out of the apache-flink-libraries package (230 MB))
+	@mkdir -p $(FLINK)/unpacked && $(PY) -m pip download -q --no-deps --no-build-isolation -d $(FLINK)/unpacked \
+	  apache-flink-libraries==$(FLINK_VERSION) && \
+	  tar xzf $(FLINK)/unpacked/apache*.tar.gz -C $(FLINK)/unpacked --strip-components=2 --wildcards \
+	  '*/deps/lib/flink-dist*' '*/deps/lib/log4j*' '*/deps/bin/*.jar' '*/deps/plugins/metrics-prometheus/*' && \
+	  cp -r $(FLINK)/unpacked/bin $(FLINK)/unpacked/plugins $(FLINK) && mv $(FLINK)/unpacked/lib $(FLINK)/lib \
+	  || echo "    it is not to be had: tests on a Flink cluster will be skipped"
+	@rm -rf $(FLINK)/unpacked
+
+$(FLINK)/job-server.jar: flink-conf/pom.xml
+	$(call say,flink: Beam's job server by Maven (a minute or three))
+	@mkdir -p $(FLINK)/built && cp $< $(FLINK)/built && mvn -q -B -f $(FLINK)/built/pom.xml package && \
+	  mv $(FLINK)/built/target/beam-flink-job-server-1.jar $@ || echo "    mvn failed: Beam will download its own job server"
+	@rm -rf $(FLINK)/built
+
+$(BOOT): go
+	$(call go_install,boot,github.com/apache/beam/sdks/v2/python/container@v$(BEAM_VERSION),tests on a Flink cluster will be skipped)
+	@[ ! -e .tools/bin/container ] || mv .tools/bin/container $@
 
 go: setup
 	@command -v go >/dev/null || [ -x $(VENV)/bin/go ] || { \

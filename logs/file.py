@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import threading
+import time
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from monobeam.logs.segment import READ_BYTES, Segment
 logger = logging.getLogger(__name__)
 
 SEGMENT_BYTES = 64 << 20
+TURN_S = 10.0
 SUFFIX = ".avro"
 PARTITION = re.compile(r"\d{5}")
 NUMBERED = re.compile(r"\d{20}\.avro")
@@ -212,13 +214,13 @@ class FileLog:
 
         return self._partition(partition).first_at(is_before)
 
-    def appender(self, partition: int, schema: Schema, codec: str = "null") -> FileAppender:
+    def appender(self, partition: int, schema: Schema, shared: bool = False, codec: str = "null") -> FileAppender:
         """Start to append (see Log); codec: null, deflate, snappy or zstandard."""
         if partition < 0 or (self.count and partition >= self.count):
             raise LogError(f"{self.uri}: partition {partition}: must be from 0 to {self.count - 1}")
         if self._found()[1]:
             raise LogError(f"{self.uri}: holds Avro files without partition folders: it can only be read")
-        return FileAppender(partition, self.path / f"{partition:05d}", schema, codec)
+        return FileAppender(partition, self.path / f"{partition:05d}", schema, codec, shared)
 
     def _found(self) -> tuple[list[int], bool]:
         """Numbers of the partition folders, and whether there are a user's own files instead."""
@@ -248,37 +250,54 @@ class FileLog:
 
 
 class FileAppender:
-    """Appends to one partition: one write to the file per call, so that a crash tears at most the last block."""
+    """Appends to one partition: one write to the file per call, so that a crash tears at most the last block.
 
-    def __init__(self, partition: int, place: Path, schema: Schema, codec: str = "null"):
-        place.mkdir(parents=True, exist_ok=True)
-        self._place = place
-        self._lock = _lock(partition, place)
+    It holds the partition from its making to its end, or, where it is ``shared``, during each call.
+    """
+
+    def __init__(self, partition: int, place: Path, schema: Schema, codec: str = "null", shared: bool = False):
+        self._number, self._place, self._shared = partition, place, shared
+        self._files = Partition(partition, place, numbered=True)
+        self._lock = _lock(partition, place, TURN_S if shared else 0.0)
         self._file = -1
-        self._size = 0
+        self._path = place
+        self._size = self.end = 0
+        self._closed = False
         try:
-            last = Partition(partition, place, numbered=True).last()
-            self.end = last.end if last else 0
+            self.end = self._files.end()
             marker = os.urandom(16)  # by which readers notice that a log was deleted and begun anew
             self._header = encode_header(schema, codec, marker)
             self._new = Header(_schema_text(schema), codec, marker, len(self._header))
             self._open = self._new
-            if last:
-                self._take_up(last)
+            self._take_up()
         except BaseException:
             self.close()
             raise
+        if shared:
+            self._unlock()
 
-    def _take_up(self, last: Segment) -> None:
-        """Cut off a torn tail; go on in the last file if its schema and codec are ours."""
+    def _take_up(self) -> None:
+        """Go on at the end of the log: cut off a torn tail; go on in the last file if its schema and codec are ours."""
+        try:
+            last = self._files.last()
+        except ReplacedError:
+            last = self._files.last()
+        if last is None:  # nothing yet, or nothing any more: then it begins anew
+            self._leave_file()
+            self.end = 0
+            return
+        self.end = last.end
         torn = last.path.stat().st_size - last.size
         if torn:
             logger.warning("%s: cut off %d bytes that an earlier writer did not finish", last.path, torn)
             os.truncate(last.path, last.size)
+        if last.path != self._path:
+            self._leave_file()
         header = last.header
         if header and (header.schema, header.codec) == (self._new.schema, self._new.codec):
-            self._file = os.open(last.path, os.O_WRONLY | os.O_APPEND)
-            self._open, self._size = header, last.size
+            if self._file < 0:
+                self._file = os.open(last.path, os.O_WRONLY | os.O_APPEND)
+            self._path, self._open, self._size = last.path, header, last.size
 
     def append(self, records: Sequence[Mapping[str, Any]]) -> int:
         """Append all records or none; the offset of the first (see Appender)."""
@@ -290,24 +309,33 @@ class FileAppender:
         return self._append(count, payload)
 
     def _append(self, count: int, payload: bytes | bytearray) -> int:
-        if self._lock < 0:
+        if self._closed:
             raise LogError(f"{self._place}: the appender is closed")
-        first = self.end
-        if count:
-            if self._size >= SEGMENT_BYTES:
-                self._roll()
-            self._write(block_parts(count, payload, self._open))
-            self.end += count
-        return first
+        if self._shared:
+            self._lock = _lock(self._number, self._place, TURN_S)
+        try:
+            if self._shared:
+                self._take_up()
+            first = self.end
+            if count:
+                if self._size >= SEGMENT_BYTES:
+                    self._leave_file()
+                self._write(block_parts(count, payload, self._open))
+                self.end += count
+            return first
+        finally:
+            if self._shared:
+                self._unlock()
 
-    def _roll(self) -> None:
-        os.close(self._file)
+    def _leave_file(self) -> None:
+        if self._file >= 0:
+            os.close(self._file)
         self._file, self._size, self._open = -1, 0, self._new
 
     def _write(self, parts: list[bytes | bytearray]) -> None:
         if self._file < 0:
-            path = self._place / f"{self.end:020d}{SUFFIX}"
-            self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+            self._path = self._place / f"{self.end:020d}{SUFFIX}"
+            self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
             parts = [self._header, *parts]
         size = sum(map(len, parts))
         try:
@@ -324,9 +352,13 @@ class FileAppender:
 
     def close(self) -> None:
         """Let others append to the partition."""
+        self._closed = True
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
+        self._unlock()
+
+    def _unlock(self) -> None:
         if self._lock >= 0:
             fcntl.flock(self._lock, fcntl.LOCK_UN)  # a forked child may hold the descriptor: closing is not enough
             os.close(self._lock)
@@ -345,14 +377,22 @@ def _schema_text(schema: Schema) -> str:
     return json.dumps(schema, separators=(",", ":"))
 
 
-def _lock(partition: int, place: Path) -> int:
+def _lock(partition: int, place: Path, patience_s: float) -> int:
+    """The locked lock file; LockedError once the patience is over."""
+    place.mkdir(parents=True, exist_ok=True)
     lock = os.open(place / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        owner = os.pread(lock, 20, 0).decode() or "unknown"
-        os.close(lock)
-        raise LockedError(f"{place}: process {owner} is appending to partition {partition}") from error
+    deadline = time.monotonic() + patience_s
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError as error:
+            if time.monotonic() < deadline:
+                time.sleep(TURN_S / 1e4)
+                continue
+            owner = os.pread(lock, 20, 0).decode() or "unknown"
+            os.close(lock)
+            raise LockedError(f"{place}: process {owner} is appending to partition {partition}") from error
     os.ftruncate(lock, 0)
     os.pwrite(lock, str(os.getpid()).encode(), 0)
     return lock

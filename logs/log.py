@@ -140,8 +140,12 @@ class Log(Protocol):
         ``disorder_us``: records are appended at most so long after their time. Near, not exact: may be any earlier.
         """
 
-    def appender(self, partition: int, schema: Schema) -> Appender:
-        """Start to append; LockedError if another is open on the partition, where the log has one at a time."""
+    def appender(self, partition: int, schema: Schema, shared: bool = False) -> Appender:
+        """Start to append; LockedError if another is open on the partition, where the log has one at a time.
+
+        With ``shared`` several may be open, in any processes, and take turns: each append waits for the one before it,
+        and raises LockedError if that takes long, as it does where an appender is open that shares with nobody.
+        """
 
 
 def open_log(uri: str, partitions: int = 0) -> Log:

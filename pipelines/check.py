@@ -15,7 +15,12 @@ from monobeam.logs.fields import SchemaError, fields
 from monobeam.logs.log import Chunk, newest, open_log
 from monobeam.logs.pubsub import is_subscription
 from monobeam.models.config import Config
+from monobeam.models.deepfm import build
+from monobeam.models.dense import DenseWeights
 from monobeam.models.section import ConfigError, quoted
+from monobeam.store import dense
+from monobeam.store.backend import AwayError, Backend, open_backend
+from monobeam.store.spec import check_fingerprint
 from monobeam.transforms.pubsub import source
 
 _DECODERS = {"impressions": columns.impressions, "actions": columns.actions}
@@ -54,6 +59,33 @@ def check_examples(config: Config, tailed: bool = False) -> None:
     """SystemExit if a bounded training has no examples log to read."""
     if not tailed and not open_log(config.logs.examples).partitions():
         raise SystemExit(_missing("examples", config.logs.examples))
+
+
+def check_store(config: Config) -> None:
+    """SystemExit if the store holds another model: a cluster would only try again and again.
+
+    What nobody can ask now is left to the trainer, which waits for it.
+    """
+    try:
+        backend = open_backend(config.store.uri)
+        try:
+            _check_model(config, backend)
+        finally:
+            backend.close()
+    except AwayError:
+        return
+    except (ValueError, OSError) as error:
+        raise SystemExit(str(error)) from None
+
+
+def _check_model(config: Config, backend: Backend) -> None:
+    stored = backend.manifest()
+    if stored is None:
+        return
+    check_fingerprint(backend.uri, stored.fingerprint, config.store_spec().fingerprint())
+    state = None if config.training.parallel else backend.dense()
+    if state is not None:
+        DenseWeights(build(config), config.training.dense).restore(dense.decode(state))
 
 
 def check_partitions(config: Config, numbers: Collection[int]) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import apache_beam as beam
 from apache_beam.options.pipeline_options import StandardOptions
 
-from monobeam.pipelines.check import check_features
+from monobeam.pipelines.check import check_features, check_store
 from monobeam.pipelines.join import join_logs
 from monobeam.pipelines.options import MonobeamOptions, parse
 from monobeam.pipelines.run import quiet, run
@@ -33,11 +33,13 @@ def main(argv: Sequence[str] | None = None) -> Counters:
         raise SystemExit("online: add --streaming, or run monobeam.pipelines.backfill on the logs up to their end")
     since = options.view_as(MonobeamOptions).since
     check_features(config, tailed=True)
+    check_store(config)
 
     def build(pipeline: beam.Pipeline) -> None:
         join_logs(pipeline, config, tailed=True, since_us=since, until_us=None)
         # The trainer reads the examples log itself: see transforms/train.py.
-        partitions = pipeline | "Partitions" >> ExamplePartitions(range(config.join.shards))
+        numbers = range(config.join.shards)
+        partitions = pipeline | "Partitions" >> ExamplePartitions(numbers, config.training.parallel)
         train_log(partitions, config, tailed=True)
 
     return run("online", build, options)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,6 +17,7 @@ from typing import Any
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import (
     DebugOptions,
+    FlinkRunnerOptions,
     PipelineOptions,
     PortableOptions,
     PrismRunnerOptions,
@@ -27,7 +29,7 @@ from apache_beam.options.pipeline_options import (
 from monobeam.models.config import Config, load
 from monobeam.models.config import parse as parse_config
 from monobeam.models.section import ConfigError
-from monobeam.pipelines import dataflow
+from monobeam.pipelines import dataflow, flink
 from monobeam.pipelines.addresses import check_subscriptions
 from monobeam.store.numbers import numbers
 
@@ -135,6 +137,9 @@ def parse(argv: Sequence[str] | None, command: str, description: str, example: s
     except (OSError, ValueError) as error:
         parser.error(str(error))
     options = PipelineOptions(arguments)
+    if _runner(options.view_as(StandardOptions).runner) == "FlinkRunner":
+        options = _with_flinks(options, arguments, parser.error)
+        config = _placed(config)
     options.view_as(SetupOptions).save_main_session = False
     standard = options.view_as(StandardOptions)
     if not standard.streaming:
@@ -171,6 +176,25 @@ def _with_addresses(config: Config, given: argparse.Namespace) -> Config:
         join=replace(config.join, cold=found.get("cold", config.join.cold)),
         store=replace(config.store, uri=found.get("store", config.store.uri)),
     )
+
+
+def _placed(config: Config) -> Config:
+    """The configuration with directories as seen from here: workers run elsewhere."""
+    logs = {name: _absolute(value) for name, value in vars(config.logs).items()}
+    return replace(
+        config,
+        logs=replace(config.logs, **logs),
+        join=replace(config.join, cold=_absolute(config.join.cold)),
+        store=replace(config.store, uri=_absolute(config.store.uri)),
+    )
+
+
+def _absolute(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(map(_absolute, value))
+    if isinstance(value, str) and (found := re.fullmatch(r"(file|lmdb):(?!//)(.+)", value)):
+        return f"{found[1]}:{Path(found[2]).absolute()}"
+    return value
 
 
 def _check_others(arguments: list[str], command: str, fail: Callable[[str], object]) -> None:
@@ -213,6 +237,16 @@ def _check_runner(options: PipelineOptions, fail: Callable[[str], object]) -> No
 
 def _runner(given: str | None) -> str:
     return (given or "DirectRunner").rsplit(".", 1)[-1]
+
+
+def _with_flinks(options: PipelineOptions, arguments: list[str], fail: Callable[[str], object]) -> PipelineOptions:
+    """The options and those that a Flink cluster needs besides; its job server reads them from the arguments."""
+    master = options.view_as(FlinkRunnerOptions).flink_master
+    try:
+        added = flink.defaults(arguments, master, bool(options.view_as(StandardOptions).streaming))
+    except flink.ClusterError as error:
+        fail(str(error))
+    return PipelineOptions([*arguments, *added])
 
 
 def _prepare_prism(options: PipelineOptions) -> None:

@@ -14,7 +14,7 @@ from apache_beam.options.pipeline_options import StandardOptions
 
 from monobeam.logs import schemas
 from monobeam.models.config import Config
-from monobeam.pipelines.check import check_examples, check_partitions
+from monobeam.pipelines.check import check_examples, check_partitions, check_store
 from monobeam.pipelines.options import MonobeamOptions, parse
 from monobeam.pipelines.run import quiet, run
 from monobeam.pipelines.summary import Counters
@@ -28,7 +28,7 @@ EXAMPLE = """example:
 
 
 def train_log(partitions: Any, config: Config, *, tailed: bool) -> None:
-    """Examples log to parameter store, sync log and metrics; ``partitions`` are the examples log's."""
+    """Examples log to parameter store, sync log and metrics; ``partitions`` are the examples log's, by reader."""
     logs, store = config.logs, config.store
     settings = TrainSettings(config, logs.examples, store.uri, store.commit_every_us, store.commit_every_us)
     trained = partitions | "Train" >> Train(settings, tailed)
@@ -44,9 +44,10 @@ def main(argv: Sequence[str] | None = None) -> Counters:
     check_examples(config, tailed)
     numbers = options.view_as(MonobeamOptions).partitions or range(config.join.shards)
     check_partitions(config, numbers)
+    check_store(config)
 
     def build(pipeline: beam.Pipeline) -> None:
-        partitions = pipeline | "Partitions" >> ExamplePartitions(numbers)
+        partitions = pipeline | "Partitions" >> ExamplePartitions(numbers, config.training.parallel)
         train_log(partitions, config, tailed=tailed)
 
     return run("train", build, options)

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from examples.flink import cluster as flink_cluster
+from examples.flink.settings import free_ports
 from examples.kafka.broker import MissingError
 from tests import pubsub
 from tests.kafka_cluster import Cluster
@@ -77,6 +79,30 @@ def new_topic() -> Iterator[Callable[[], pubsub.Topic]]:
     with pubsub.emulator() as address, pytest.MonkeyPatch.context() as patch:
         patch.setenv("PUBSUB_EMULATOR_HOST", address)
         yield lambda: pubsub.Topic(f"topic-{next(_numbers)}")
+
+
+@pytest.fixture(scope="session")
+def flink(tmp_path_factory: pytest.TempPathFactory) -> Iterator[flink_cluster.Cluster]:
+    """A Flink cluster with two TaskManagers; its absence skips the test, or fails it under CI."""
+    look_for_flink()
+    made = flink_cluster.Cluster(tmp_path_factory.mktemp("flink"), changed=free_ports())
+    try:
+        made.start()
+        yield made
+    finally:
+        made.stop()
+
+
+def look_for_flink() -> None:
+    needed = (flink_cluster.FLINK / "lib", flink_cluster.FLINK / "job-server.jar", ROOT / ".tools/bin/boot")
+    missing = [str(path.relative_to(ROOT)) for path in needed if not path.exists()]
+    missing += [] if shutil.which("java") else ["java"]
+    if not missing:
+        return
+    message = f"no {', '.join(missing)} here: `make flink` installs it"
+    if os.environ.get("CI") == "true":
+        pytest.fail(message)
+    pytest.skip(message)
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
 """Open logs of this worker process, shared by all instances of a DoFn.
 
-Runners create several instances of a DoFn and drop idle ones, while a log partition has one appender and its
-readers remember how far they have scanned. So they live here, one per process, and never on ``self``.
+Runners create several instances of a DoFn and drop idle ones, while appenders and readers remember how far they have
+scanned. So they live here, one per process, and never on ``self``.
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ def read(uri: str, partition: int, offset: int, max_records: int) -> list[Chunk]
 def append(uri: str, schema: str, partition: int, count: int, payload: bytes) -> int:
     """Append ``count`` encoded datums; returns the offset of the first once they are durable.
 
-    While the log is away it is waited for; then they may be there twice.
+    While the log is away it is waited for; then they may be there twice. Other workers may append to the same
+    partition: where a step runs is for the runner to say.
     """
     with _lock:
         opened = _appenders.setdefault((uri, partition), _Opened())
@@ -63,7 +64,7 @@ def append(uri: str, schema: str, partition: int, count: int, payload: bytes) ->
     def appended() -> int:
         if opened.appender is None:
             parsed: Mapping[str, Any] = json.loads(schema)
-            opened.appender = open_log(uri).appender(partition, dict(parsed))
+            opened.appender = open_log(uri).appender(partition, dict(parsed), shared=True)
         return opened.appender.append_payload(count, payload)
 
     with opened.lock:  # of this appender alone: others need not wait for its log

@@ -1,7 +1,7 @@
 """Train on the examples log, each example exactly once (DESIGN 8).
 
-The trainer is its own reader: for every partition of the examples log a splittable DoFn seeks to the position that
-the store's last commit includes, whatever the runner's checkpoint says, trains in log order, and ends its bundle only
+The trainer is its own reader: in every partition of the examples log a splittable DoFn seeks to the position that the
+store's last commit includes, whatever the runner's checkpoint says, trains in log order, and ends its bundle only
 after the next commit. So the order of training is the order of the log, and a crash costs a replay of what was not
 committed, never an example.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -52,18 +53,31 @@ class TrainSettings:
     poll_us: int
 
 
+Partitions = tuple[int, ...]
+"""Of the examples log: what one reader reads, as a Beam element."""
+
+
+def readers(numbers: Sequence[int], parallel: bool) -> list[Partitions]:
+    """What each reader gets: a partition, or, where one trainer learns from all of them, all.
+
+    A runner may process any two elements in two workers, while one process owns the store.
+    """
+    return [(number,) for number in numbers] if parallel else [tuple(numbers)]
+
+
 @dataclass
 class ExamplePartitions(beam.PTransform[Any, Any]):
-    """The numbers of partitions of the examples log, from the start of the job."""
+    """The partitions of the examples log, by reader, from the start of the job."""
 
     numbers: Sequence[int]
+    parallel: bool
 
-    def expand(self, root: beam.pvalue.PBegin) -> beam.PCollection[int]:
+    def expand(self, root: beam.pvalue.PBegin) -> beam.PCollection[Partitions]:
         """Wire an impulse to the numbers."""
         return (
             root
             | "Impulse" >> beam.Impulse()
-            | "Numbers" >> beam.FlatMap(lambda _: list(self.numbers)).with_output_types(int)
+            | "Numbers" >> beam.FlatMap(lambda _: readers(self.numbers, self.parallel)).with_output_types(Partitions)
         )
 
 
@@ -71,15 +85,15 @@ class ExamplePartitions(beam.PTransform[Any, Any]):
 class Train(beam.PTransform[Any, Any]):
     """Partitions of the examples log to sync events.
 
-    Input: partition numbers. Main output: ``Run`` for the sync log (partition = shard), one per shard and commit.
-    Output ``metrics``: ``Run`` of training metrics. With ``tailed`` it follows the log, otherwise it ends where the log
-    ends when the step begins.
+    Input: ``Partitions``, as ``readers`` gives them. Main output: ``Run`` for the sync log (partition = shard), one per
+    shard and commit. Output ``metrics``: ``Run`` of training metrics. With ``tailed`` it follows the log, otherwise it
+    ends where the log ends when the step begins.
     """
 
     settings: TrainSettings
     tailed: bool
 
-    def expand(self, partitions: beam.PCollection[int]) -> Any:
+    def expand(self, partitions: beam.PCollection[Partitions]) -> Any:
         """Wire the one reader; where trainers work in parallel, let workers share the partitions."""
         if self.settings.config.training.parallel:
             partitions = partitions | "Spread" >> beam.Reshuffle()
@@ -91,6 +105,8 @@ class Train(beam.PTransform[Any, Any]):
 _LOGGER = logging.getLogger(__name__)
 _lock = threading.Lock()
 _trainers: dict[tuple[str, int | None], Trainer] = {}  # by store and, where they work in parallel, partition
+_users: Counter[str] = Counter()  # DoFn instances by store
+_turns: Counter[str] = Counter()  # partitions that a reader of several came to, by store
 
 
 def _trainer(settings: TrainSettings, partition: int) -> Trainer:
@@ -131,6 +147,10 @@ def _store(settings: TrainSettings, own: int | None) -> tuple[ParameterStore, bo
 
 def _trainers_of(store: ParameterStore) -> list[tuple[str, int | None]]:
     return [key for key, trainer in list(_trainers.items()) if trainer.store is store]
+
+
+def _of_store(uri: str) -> list[Trainer]:
+    return [trainer for (store, _), trainer in list(_trainers.items()) if store == uri]
 
 
 def _position(trainer: Trainer, partition: int) -> int:
@@ -174,19 +194,37 @@ class _Examples(beam.DoFn, beam.transforms.core.RestrictionProvider):
     def __init__(self, settings: TrainSettings) -> None:
         self._settings = settings
 
-    def initial_restriction(self, partition: int) -> Ranges:
-        log = resources.reader(self._settings.examples, partition)
-        return Ranges((0,), (END_OF_TIME if self.TAILED else resources.patiently(lambda: log.end(partition)),))
+    def setup(self) -> None:
+        with _lock:
+            _users[self._settings.store] += 1
+
+    def teardown(self) -> None:
+        """Close the store with its last user: the reader may go on in another worker, and this process live on."""
+        with _lock:
+            _users[self._settings.store] -= 1
+            unused = [] if _users[self._settings.store] else _of_store(self._settings.store)
+        for trainer in unused:
+            with trainer.store.lock:
+                _drop(trainer.store)
+
+    def initial_restriction(self, partitions: Partitions) -> Ranges:
+        if self.TAILED:
+            return Ranges((0,) * len(partitions), (END_OF_TIME,) * len(partitions))
+        return Ranges((0,) * len(partitions), resources.patiently(lambda: tuple(map(self._end, partitions))))
 
     def create_tracker(self, restriction: Ranges) -> RangesTracker:
         return RangesTracker(restriction)
 
-    def restriction_size(self, partition: int, restriction: Ranges) -> int:
+    def restriction_size(self, partitions: Partitions, restriction: Ranges) -> int:
         try:
-            end = resources.reader(self._settings.examples, partition).end(partition)
+            ends = [self._end(number) for number in partitions]
         except logs.AwayError:  # it is only asked to know how much work is left
             return 0
-        return max(0, min(restriction.stops[0], end) - restriction.starts[0])
+        bounds = zip(restriction.starts, restriction.stops, ends, strict=True)
+        return sum(max(0, min(stop, end) - start) for start, stop, end in bounds)
+
+    def _end(self, partition: int) -> int:
+        return resources.reader(self._settings.examples, partition).end(partition)
 
     def _train(self, partition: int, stop: int) -> tuple[int, list[Any]]:
         """Train up to one commit; while the store or the log is away, wait, and begin again at the store's position."""
@@ -247,7 +285,7 @@ class _Examples(beam.DoFn, beam.transforms.core.RestrictionProvider):
             "arrays": metrics["arrays"],
         }
         runs = [run_of(event.shard, sync.SYNC, event.to_record()) for event in events]
-        own = partition if self._settings.config.training.parallel else 0  # one process appends to a partition
+        own = partition if self._settings.config.training.parallel else 0
         return [*runs, beam.pvalue.TaggedOutput(METRICS, run_of(own, schemas.METRICS, record))]
 
 
@@ -258,10 +296,15 @@ def _count(report: BlockReport) -> None:
 
 
 class _ReadExamples(_Examples):
-    """Trains to the end that the log had when the step began."""
+    """Trains to the ends that the partitions had when the step began, one after the other."""
 
-    def process(self, partition: int, tracker: Any = beam.DoFn.RestrictionParam()) -> Iterator[Any]:
-        (stop,) = tracker.current_restriction().stops
+    def process(self, partitions: Partitions, tracker: Any = beam.DoFn.RestrictionParam()) -> Iterator[Any]:
+        stops = tracker.current_restriction().stops
+        for index, (partition, stop) in enumerate(zip(partitions, stops, strict=True)):
+            yield from self._read(partition, stop)
+            tracker.try_claim((index, stop))
+
+    def _read(self, partition: int, stop: int) -> Iterator[Any]:
         before = -1
         while True:
             reached, outputs = self._train(partition, stop)
@@ -273,7 +316,6 @@ class _ReadExamples(_Examples):
                     f"{self._settings.examples}: partition {partition} ended at {reached}, {stop} was promised"
                 )
             before = reached
-        tracker.try_claim((0, stop))
 
 
 class _TailExamples(_Examples):
@@ -282,9 +324,21 @@ class _TailExamples(_Examples):
     TAILED = True
 
     @beam.DoFn.unbounded_per_element()
-    def process(self, partition: int, tracker: Any = beam.DoFn.RestrictionParam()) -> Iterator[Any]:
+    def process(self, partitions: Partitions, tracker: Any = beam.DoFn.RestrictionParam()) -> Iterator[Any]:
         resources.warn_of_unread(self._settings.examples, self._settings.config.join.shards)
-        reached, outputs = self._train(partition, END_OF_TIME)
-        yield from outputs
-        tracker.try_claim((0, reached))
+        deadline = time.monotonic() + self._settings.commit_every_us / 1e6
+        for index in self._in_turn(len(partitions)):
+            reached, outputs = self._train(partitions[index], END_OF_TIME)
+            yield from outputs
+            tracker.try_claim((index, reached))
+            if time.monotonic() > deadline:  # the runner waits for the end of a bundle before its checkpoint
+                break
         tracker.defer_remainder(Duration(micros=self._settings.poll_us))
+
+    def _in_turn(self, count: int) -> Iterator[int]:
+        """Indices of the partitions, from the one that the last bundle did not come to."""
+        for _ in range(count):
+            with _lock:
+                turn = _turns[self._settings.store]
+                _turns[self._settings.store] += 1
+            yield turn % count

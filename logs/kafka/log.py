@@ -74,8 +74,8 @@ class KafkaLog:
                 high = middle
         return low
 
-    def appender(self, partition: int, schema: Schema) -> KafkaAppender:
-        """Start to append; a topic, or a partition of it, that is not there is made."""
+    def appender(self, partition: int, schema: Schema, shared: bool = True) -> KafkaAppender:
+        """Start to append; a topic, or a partition of it, that is not there is made. All appenders are shared."""
         if partition < 0 or (self._count and partition >= self._count):
             raise LogError(f"{self.uri}: partition {partition}: must be from 0 to {self._count - 1}")
         topic.ensure(self._address, max(self._count, partition + 1))

@@ -44,7 +44,7 @@ def fold(folder: Path, store: str, shards: int) -> None:
     settings = train.TrainSettings(configuration(shards), f"file:{folder}/examples", store, 1, 1)
     reader = train._ReadExamples(settings)
     reader.MAX_BLOCKS = 6
-    for _ in reader.process(0, RangesTracker(reader.initial_restriction(0))):
+    for _ in reader.process((0,), RangesTracker(reader.initial_restriction((0,)))):
         pass
     train.close_all()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,15 +41,23 @@ def test_a_record_that_does_not_fit_is_quoted() -> None:
         run_of(0, SCHEMA, {"n": "three"})
 
 
-def test_one_appender_a_partition_until_all_are_closed(uri: str) -> None:
-    schema = '{"type": "record", "name": "Number", "fields": [{"name": "n", "type": "long"}]}'
-    offsets = [resources.append(uri, schema, 0, 1, run_of(0, SCHEMA, {"n": n})[2]) for n in range(3)]
-    assert offsets == [0, 1, 2]
-    with pytest.raises(LockedError):
-        open_log(uri).appender(0, SCHEMA)
-    resources.close_all()
-    with open_log(uri).appender(0, SCHEMA) as appender:
-        assert appender.append([{"n": 3}]) == 3
+def test_workers_take_turns_at_a_partition(uri: str) -> None:
+    """As two TaskManagers do whose steps write to one log: here another appender is the second of them."""
+    schema = json.dumps(SCHEMA)
+    with open_log(uri).appender(0, SCHEMA, shared=True) as other:
+        for n in range(0, 6, 2):
+            assert resources.append(uri, schema, 0, 1, run_of(0, SCHEMA, {"n": n})[2]) == n
+            assert other.append([{"n": n + 1}]) == n + 1
+    assert numbers(uri, 0) == list(range(6))
+
+
+def test_nobody_appends_where_a_writer_shares_with_nobody(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("monobeam.logs.file.TURN_S", 0.05)
+    run = run_of(0, SCHEMA, {"n": 0})[2]
+    resources.append(uri, json.dumps(SCHEMA), 0, 1, run)
+    with open_log(uri).appender(0, SCHEMA), pytest.raises(LockedError):
+        resources.append(uri, json.dumps(SCHEMA), 0, 1, run)
+    assert resources.append(uri, json.dumps(SCHEMA), 0, 1, run) == 1
 
 
 def test_a_partition_has_one_reader_of_its_own(uri: str) -> None:

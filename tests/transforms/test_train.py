@@ -22,7 +22,7 @@ from monobeam.models.config import Config
 from monobeam.models.features import FeatureEncoder
 from monobeam.models.trainer import Trainer
 from monobeam.store import dense
-from monobeam.store.backend import open_backend
+from monobeam.store.backend import OwnedError, open_backend
 from monobeam.store.lmdb import LmdbBackend
 from monobeam.store.sync import SYNC
 from monobeam.transforms import resources, train
@@ -87,13 +87,13 @@ def settings(folder: Path, config: Config = CONFIG) -> train.TrainSettings:
 def read(given: train.TrainSettings, partition: int = 0) -> list[Any]:
     """One bundle of a bounded run."""
     reader = train._ReadExamples(given)
-    return list(reader.process(partition, Tracker(reader.initial_restriction(partition))))
+    return list(reader.process((partition,), Tracker(reader.initial_restriction((partition,)))))
 
 
 def tail(given: train.TrainSettings) -> list[Any]:
     """One bundle of a streaming run."""
     reader = train._TailExamples(given)
-    return list(reader.process(0, Tracker(reader.initial_restriction(0))))
+    return list(reader.process((0,), Tracker(reader.initial_restriction((0,)))))
 
 
 def updates(given: train.TrainSettings) -> int:
@@ -174,7 +174,7 @@ def test_nothing_is_emitted_while_the_store_is_held(folder: Path) -> None:
     given = settings(folder)
     append(folder, 0, 0)
     reader = train._ReadExamples(given)
-    outputs = reader.process(0, Tracker(reader.initial_restriction(0)))
+    outputs = reader.process((0,), Tracker(reader.initial_restriction((0,))))
     next(outputs)
     assert ThreadPoolExecutor(1).submit(is_free, train._trainer(given, 0).store.lock).result()
 
@@ -208,7 +208,7 @@ def test_a_log_that_ends_before_it_promised_is_an_error(folder: Path) -> None:
     given = settings(folder)
     append(folder, 0, 0)
     with pytest.raises(OSError, match="ended at 1, 3 was promised"):
-        list(train._ReadExamples(given).process(0, Tracker(train.Ranges((0,), (3,)))))
+        list(train._ReadExamples(given).process((0,), Tracker(train.Ranges((0,), (3,)))))
 
 
 def test_a_store_that_is_away_is_waited_for(
@@ -238,6 +238,44 @@ def test_a_store_that_is_away_is_waited_for(
     manifest = backend.manifest()
     assert manifest is not None
     assert manifest.positions == {0: 3}
+    backend.close()
+
+
+def test_one_reader_has_all_partitions_unless_trainers_work_in_parallel() -> None:
+    assert train.readers(range(3), parallel=False) == [(0, 1, 2)]
+    assert train.readers(range(3), parallel=True) == [(0,), (1,), (2,)]
+
+
+def test_a_reader_of_several_partitions_comes_to_each_in_its_turn(folder: Path, clock: Clock) -> None:
+    """A bundle ends when a commit is due, and the next one goes on with the partition after."""
+    given = settings(folder)
+    for partition in range(3):
+        append(folder, partition, *range(200))
+    clock.step_s = 10.0
+    reader = train._TailExamples(given)
+    for reached in ([64, 0, 0], [64, 64, 0], [64, 64, 64], [128, 64, 64]):
+        list(reader.process((0, 1, 2), Tracker(reader.initial_restriction((0, 1, 2)))))
+        positions = train._trainer(given, 0).positions
+        assert [positions.get(partition, 0) for partition in range(3)] == reached
+    clock.step_s = 0.0
+    list(reader.process((0, 1, 2), Tracker(reader.initial_restriction((0, 1, 2)))))
+    assert updates(given) == 3 * 800
+
+
+def test_the_last_reader_that_goes_closes_the_store(folder: Path) -> None:
+    """As where a runner moves a reader to another worker, and this process lives on."""
+    given = settings(folder)
+    append(folder, 0, 0)
+    one, other = train._ReadExamples(given), train._ReadExamples(given)
+    one.setup()
+    other.setup()
+    read(given)
+    one.teardown()
+    with pytest.raises(OwnedError):
+        LmdbBackend(folder / "store").own(range(1), "")
+    other.teardown()
+    backend = LmdbBackend(folder / "store")
+    backend.own(range(1), "")
     backend.close()
 
 

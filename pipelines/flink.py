@@ -1,0 +1,72 @@
+"""What --runner=FlinkRunner is given besides: nothing that the command line says is changed."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+_ROOT = Path(__file__).parents[1]
+BOOT = _ROOT / "flink-conf/boot"
+_TOOLS = _ROOT / ".tools"
+
+_EMBEDDED = ("[local]", "[auto]")
+# What a worker must know, too, of the environment in which the job was submitted.
+_HANDED_ON = ("MONOBEAM_LOG", "BIGTABLE_EMULATOR_HOST")
+_OPENED = ("java.base/java.lang", "java.base/java.nio", "java.base/java.util")
+# With checkpoints on, bundles end by time alone, unless they are full. Elements are blocks of thousands of records.
+_STREAMING = {"max_bundle_time_mills": "50", "max_bundle_size": "100", "checkpointing_interval": "10000"}
+
+
+class ClusterError(ValueError):
+    """There is no cluster where the command line says that there is one."""
+
+
+def defaults(arguments: Sequence[str], master: str, streaming: bool) -> list[str]:
+    """Options to be added to the arguments of a pipeline that runs on Flink at ``master``.
+
+    Raises:
+        ClusterError: if no JobManager answers there.
+    """
+    given = {argument.partition("=")[0].removeprefix("--") for argument in arguments if argument.startswith("--")}
+    wanted = dict(_wanted(master, streaming, given))
+    added = [f"--{name}={value}" for name, value in wanted.items() if name not in given]
+    if "job_server_jvm_properties" not in given:
+        added += [f"--job_server_jvm_properties=--add-opens={name}=ALL-UNNAMED" for name in _OPENED]
+    # Nothing is staged then, which a worker that is started days later would have to fetch.
+    return [*added, "--experiments=disable_logging_submission_environment"]
+
+
+def _wanted(master: str, streaming: bool, given: set[str]) -> Iterator[tuple[str, str]]:
+    if (jar := _TOOLS / "flink/job-server.jar").exists() and "flink_version" not in given:
+        yield "flink_job_server_jar", str(jar)
+    if streaming:
+        configured = "flink_conf_dir" in given or "FLINK_CONF_DIR" in os.environ
+        yield from ((name, value) for name, value in _STREAMING.items() if not (configured and name[0] == "c"))
+    if master in _EMBEDDED:
+        return
+    yield "parallelism", str(max(1, _overview(master)["taskmanagers"]))
+    if BOOT.exists() and not given & {"environment_type", "environment_config"}:
+        yield "environment_type", "PROCESS"
+        yield "environment_config", json.dumps({"command": str(BOOT), "env": _environment()})
+
+
+def _environment() -> dict[str, str]:
+    found = {name: os.environ[name] for name in _HANDED_ON if name in os.environ}
+    if (boot := _TOOLS / "bin/boot").exists():
+        found["BEAM_BOOT"] = str(boot)
+    return {"MONOBEAM_PYTHON": sys.executable, **found}
+
+
+def _overview(master: str) -> Mapping[str, Any]:
+    address = master if "://" in master else f"http://{master}"
+    try:
+        with urllib.request.urlopen(f"{address}/overview", timeout=10) as answer:
+            found: Mapping[str, Any] = json.load(answer)
+            return found
+    except (OSError, ValueError) as error:
+        raise ClusterError(f"--flink_master={master}: no Flink JobManager answers there: {error}") from None

@@ -1,0 +1,149 @@
+"""A real Flink cluster with two TaskManagers: the reference join, and each example once, whatever is killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from examples.flink.cluster import Cluster
+from tests.end_to_end import reference, traffic
+from tests.end_to_end.run import DECIDED, PATIENCE_S, Run, kill
+
+COUNT, SHARDS = 1500, 4
+STEPS = 6
+# Time moves with what is read alone: what is appended after a pause is not late.
+CONFIG = traffic.CONFIG.replace('idle_after = "500ms"', 'idle_after = "1h"')
+
+
+@pytest.fixture(scope="module")
+def made() -> traffic.Traffic:
+    return traffic.make(seed=4, count=COUNT, per_second=20)  # a step is much longer than the window
+
+
+@pytest.fixture(scope="module")
+def undisturbed(made: traffic.Traffic, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A backfill in process."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    traffic.write(made, folder / "raw")
+    run = Run.create(folder / "run", folder / "raw", SHARDS, config=CONFIG)
+    run.backfill()
+    return run
+
+
+def check(run: Run, made: traffic.Traffic) -> None:
+    """The examples are the reference's, and each was trained once."""
+    examples, counts = reference.join(made)
+    assert reference.as_set(run.examples()) == examples
+    assert run.update_counts() == dict(run.ids())
+    found = run.counters()
+    assert {name: found[name] for name in DECIDED} == {name: counts[name] for name in DECIDED}
+
+
+def on(cluster: Cluster, *options: str) -> list[str]:
+    return ["--runner=FlinkRunner", f"--flink_master={cluster.address}", *options]
+
+
+def test_backfill_on_a_cluster_is_the_reference_join(
+    flink: Cluster, undisturbed: Run, made: traffic.Traffic, tmp_path: Path
+) -> None:
+    run = Run.create(tmp_path / "run", undisturbed.raw, SHARDS, config=CONFIG)
+    run.backfill(*on(flink))
+    check(run, made)
+
+
+class Job:
+    """An online job on the cluster, whose raw logs are written step by step."""
+
+    def __init__(self, cluster: Cluster, run: Run, made: traffic.Traffic, whole: Run) -> None:
+        self.cluster, self.run = cluster, run
+        self._made, self._total = made, sum(whole.ids().values())
+        self._length = (made.span() + 1 - traffic.START) // STEPS + 1
+        self._step = 0
+
+    @contextmanager
+    def running(self, *options: str) -> Iterator[subprocess.Popen[bytes]]:
+        """Submitted by the ordinary command, and cancelled at the end unless it has ended."""
+        streaming = on(self.cluster, "--streaming", "--checkpointing_interval=500", *options)
+        with (self.run.folder / "pipeline.log").open("ab") as log:
+            command = self.run.command("online", *streaming)
+            process = subprocess.Popen(command, cwd=self.run.folder, stdout=log, stderr=log, start_new_session=True)
+        try:
+            self.wait(lambda: process.poll() is not None or bool(self.id()))
+            yield process
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+                process.wait(PATIENCE_S)
+        finally:
+            kill(process)
+
+    def id(self) -> str:
+        """Of the job that runs now, '' for none."""
+        return next(iter(self.cluster.running()), "")
+
+    def go_on(self) -> None:
+        """Log the next part of the traffic; wait until more was trained than the parts before can give."""
+        start = traffic.START + self._step * self._length if self._step else 0
+        self._step += 1
+        stop = traffic.START + self._step * self._length
+        traffic.write(self._made.between(start, stop), self.run.raw)
+        least = (self._step - 0.7) / STEPS * self._total
+        self.wait(lambda: self.run.updates_so_far() > least)
+
+    def end(self) -> None:
+        """Log records of a time long after, which decide all before them."""
+        late = traffic.START + self._step * self._length + 10 * traffic.RETENTION
+        shown = {"impression_id": "last", "time": late, "user": "u", "item": 1, "tags": [], "price": None}
+        liked = {"impression_id": "nobody", "time": late, "type": "like", "value": None}
+        traffic.write(traffic.Traffic([(late, shown)], [(late, liked)]), self.run.raw)
+
+    def wait(self, condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + PATIENCE_S
+        while not condition():
+            assert time.monotonic() < deadline, f"{self.run.log_tail()} {self.cluster.log_tail()}"
+            time.sleep(0.1)
+
+
+def test_everything_is_killed_in_turn_and_nothing_is_lost_or_done_twice(
+    flink: Cluster, undisturbed: Run, made: traffic.Traffic, tmp_path: Path
+) -> None:
+    """A Python worker, a TaskManager, the JobManager; then a savepoint, and another parallelism."""
+    run = Run.create(tmp_path / "run", tmp_path / "raw", SHARDS, config=CONFIG)
+    job = Job(flink, run, made, undisturbed)
+    with job.running("--parallelism=2") as process:
+        job.go_on()
+        job.wait(lambda: flink.checkpoints(job.id()) > 0)
+        for worker in workers(run):
+            os.kill(worker, signal.SIGKILL)
+        job.go_on()
+        flink.kill("taskmanager-0")
+        flink.start_process("taskmanager-0")
+        job.go_on()
+        flink.kill("jobmanager")
+        flink.start_process("jobmanager")
+        job.go_on()
+        assert process.poll() is None
+        savepoint = flink.stop_with_savepoint(job.id())
+        assert process.wait(PATIENCE_S) == 0, run.log_tail()
+    with job.running("--parallelism=1", f"--savepoint_path={savepoint}"):
+        job.go_on()
+        job.go_on()
+        job.end()
+        job.wait(lambda: run.settled(undisturbed))
+    check(run, made)
+
+
+def workers(run: Run) -> list[int]:
+    """Python workers of the run's job: processes with its store, its examples or its dead letters open."""
+    found = subprocess.run(["pgrep", "-f", "sdk_worker_main"], capture_output=True, text=True, check=False)
+    return [
+        int(pid)
+        for pid in found.stdout.split()
+        if any(str(run.folder) in os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir())
+    ]
