@@ -257,6 +257,7 @@ class FileAppender:
 
     def __init__(self, partition: int, place: Path, schema: Schema, codec: str = "null", shared: bool = False):
         self._number, self._place, self._shared = partition, place, shared
+        self._schema, self._text, self._codec = schema, _schema_text(schema), codec
         self._files = Partition(partition, place, numbered=True)
         self._lock = _lock(partition, place, TURN_S if shared else 0.0)
         self._file = -1
@@ -264,11 +265,7 @@ class FileAppender:
         self._size = self.end = 0
         self._closed = False
         try:
-            self.end = self._files.end()
-            marker = os.urandom(16)  # by which readers notice that a log was deleted and begun anew
-            self._header = encode_header(schema, codec, marker)
-            self._new = Header(_schema_text(schema), codec, marker, len(self._header))
-            self._open = self._new
+            self._begin_file()
             self._take_up()
         except BaseException:
             self.close()
@@ -281,9 +278,10 @@ class FileAppender:
         try:
             last = self._files.last()
         except ReplacedError:
+            self._begin_file()
             last = self._files.last()
         if last is None:  # nothing yet, or nothing any more: then it begins anew
-            self._leave_file()
+            self._begin_file()
             self.end = 0
             return
         self.end = last.end
@@ -292,16 +290,16 @@ class FileAppender:
             logger.warning("%s: cut off %d bytes that an earlier writer did not finish", last.path, torn)
             os.truncate(last.path, last.size)
         if last.path != self._path:
-            self._leave_file()
+            self._begin_file()
         header = last.header
-        if header and (header.schema, header.codec) == (self._new.schema, self._new.codec):
+        if header and (header.schema, header.codec) == (self._text, self._codec):
             if self._file < 0:
                 self._file = os.open(last.path, os.O_WRONLY | os.O_APPEND)
             self._path, self._open, self._size = last.path, header, last.size
 
     def append(self, records: Sequence[Mapping[str, Any]]) -> int:
         """Append all records or none; the offset of the first (see Appender)."""
-        pieces = encode_pieces(self._new.schema, records)
+        pieces = encode_pieces(self._text, records)
         return self._append(len(records), pieces[0] if len(pieces) == 1 else b"".join(pieces))
 
     def append_payload(self, count: int, payload: bytes) -> int:
@@ -319,7 +317,7 @@ class FileAppender:
             first = self.end
             if count:
                 if self._size >= SEGMENT_BYTES:
-                    self._leave_file()
+                    self._begin_file()
                 self._write(block_parts(count, payload, self._open))
                 self.end += count
             return first
@@ -327,10 +325,14 @@ class FileAppender:
             if self._shared:
                 self._unlock()
 
-    def _leave_file(self) -> None:
+    def _begin_file(self) -> None:
+        """What is appended next is the first of a file; readers tell a log that was begun anew by the marker."""
         if self._file >= 0:
             os.close(self._file)
-        self._file, self._size, self._open = -1, 0, self._new
+        marker = os.urandom(16)
+        self._header = encode_header(self._schema, self._codec, marker)
+        self._open = Header(self._text, self._codec, marker, len(self._header))
+        self._file, self._size = -1, 0
 
     def _write(self, parts: list[bytes | bytearray]) -> None:
         if self._file < 0:

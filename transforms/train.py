@@ -160,9 +160,11 @@ def _position(trainer: Trainer, partition: int) -> int:
 
 def _drop(store: ParameterStore) -> None:
     """Close a store, and forget its trainers. By whoever holds the store's lock: who waits for it must not go on."""
-    for key in _trainers_of(store):
-        _trainers.pop(key, None)
-    store.close()
+    try:
+        store.close()
+    finally:  # not before: whoever found none would open it while it is still owned here
+        for key in _trainers_of(store):
+            _trainers.pop(key, None)
 
 
 def close_all() -> None:
