@@ -25,6 +25,8 @@ BEAM_VERSION := $(shell sed -n 's/^apache-beam==//p' constraints.txt)
 PRISM := .tools/bin/prism
 EMULATOR := .tools/bin/emulator
 EMULATOR_VERSION := v1.58.0
+KAFKA := .tools/kafka/installed
+MAVEN_COPY := org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies
 PEERS := .tools/peers
 MOVIELENS := .tools/data/recbole-1.2.1-py3-none-any.whl
 
@@ -33,7 +35,7 @@ say = @printf '\033[1m==>\033[0m %s\n' "$(1)"
 install_in = { [ -x $(VENV)/bin/uv ] && VIRTUAL_ENV=$(1) $(VENV)/bin/uv pip install -q $(2) ; } || $(1)/bin/python -m pip install -q $(2)
 install = $(call install_in,$(VENV),$(1))
 
-.PHONY: help setup go prism emulator data demo test lint types bench faults peers clean distclean
+.PHONY: help setup go prism emulator kafka data demo test lint types bench faults peers clean distclean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*##  *\(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -47,7 +49,7 @@ demo: setup prism data  ## the whole loop on MovieLens, with a live page: about 
 	  --data "$(or $(DATA),$(MOVIELENS))" $(if $(RATINGS),--ratings $(RATINGS)) \
 	  $(if $(wildcard $(PRISM)),--prism "$(CURDIR)/$(PRISM)")
 
-test: setup prism emulator data lint types  ## lint, types and every test
+test: setup prism emulator kafka data lint types  ## lint, types and every test
 	$(call say,pytest)
 	@$(PY) -m pytest $(PYTEST_ARGS)
 
@@ -115,7 +117,7 @@ $(PEERS)/%/installed: benchmarks/_table/%.txt | $(STAMPS)/venv
 	@$(call install_in,$(@D),-r $<)
 	@touch $@
 
-# ---- Prism, the Bigtable emulator and MovieLens ----------------------------------------------------------------------
+# ---- Prism, the Bigtable emulator, Kafka and MovieLens ---------------------------------------------------------------
 
 # $(call go_install,program,module and command,what happens without it).
 define go_install
@@ -127,6 +129,14 @@ endef
 prism: setup $(if $(wildcard $(PRISM)),,$(PRISM))
 
 emulator: setup $(if $(wildcard $(EMULATOR)),,$(EMULATOR))
+
+kafka: $(KAFKA)  ## a Kafka broker for this machine: python -m examples.kafka.broker
+
+# Written only when all jars are there; without it the tests on Kafka are skipped.
+$(KAFKA): examples/kafka/pom.xml
+	$(call say,kafka: a broker from Maven Central (43 MB))
+	@rm -rf $(@D) && { mvn -q -B -f $< $(MAVEN_COPY) -DincludeScope=runtime -DoutputDirectory="$(CURDIR)/$(@D)" && touch $@ ; } || { \
+	  rm -rf $(@D); echo "    not installed: it takes Maven and Java (on Debian and Ubuntu: apt-get install maven); tests of Kafka will be skipped"; }
 
 $(PRISM): go
 	$(call go_install,prism,github.com/apache/beam/sdks/v2/go/cmd/prism@v$(BEAM_VERSION),Beam will download Prism itself when it first runs)

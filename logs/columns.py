@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -94,8 +94,7 @@ def _decode(chunk: Chunk, log: str, kind: str, now_us: int) -> Decoded:
     try:
         datums = _datums(chunk.schema, kind)
     except SchemaError as error:
-        reject = Reject(chunk.partition, chunk.offset, chunk.count, f"schema: {error}", chunk.payload)
-        return Decoded(block.label(_EMPTY[kind], kind, log), (reject,))
+        return Decoded(block.label(_EMPTY[kind], kind, log), tuple(_all_rejected(chunk, f"schema: {error}")))
     if kind == "impressions":
         _warn_of_left_out(chunk.schema, log)
     columns = datums.decode(chunk)
@@ -118,6 +117,16 @@ def _decode(chunk: Chunk, log: str, kind: str, now_us: int) -> Decoded:
         for row, at, payload in zip(rows, places, datums.payloads(chunk, places), strict=True):
             rejects.append(Reject(chunk.partition, chunk.offset + at, 1, faults.reasons[row], payload))
     return Decoded(batch, tuple(sorted(rejects, key=lambda reject: reject.offset)))
+
+
+def _all_rejected(chunk: Chunk, reason: str) -> Iterator[Reject]:
+    """All records for one reason; but if parts of them are damaged, each part for its own."""
+    if not any(part.damage for part in chunk.parts):
+        yield Reject(chunk.partition, chunk.offset, chunk.count, reason, chunk.payload)
+        return
+    for part, damage in chunk.split():
+        why = f"undecodable: {damage}" if damage else reason
+        yield Reject(part.partition, part.offset, part.count, why, part.payload)
 
 
 @lru_cache(maxsize=256)

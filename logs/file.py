@@ -46,6 +46,12 @@ class Partition:
             self._refresh()
             return self._known_end()
 
+    def start(self) -> int:
+        """The offset of the first record that is kept."""
+        with self._lock:
+            self._refresh()
+            return self._segments[0].base if self._segments else 0
+
     def last(self) -> Segment | None:
         """The newest file, looked at just now."""
         with self._lock:
@@ -178,6 +184,10 @@ class FileLog:
         """The numbers of the partitions there are, ascending."""
         numbers, users = self._found()
         return [0] if users else sorted({*numbers, *range(self.count)})
+
+    def start(self, partition: int) -> int:
+        """The offset of the first record that is kept; 0 for a partition that is not there."""
+        return self._partition(partition).start()
 
     def end(self, partition: int) -> int:
         """The offset after the last complete record; 0 for a partition that is not there."""

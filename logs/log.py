@@ -7,12 +7,14 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from types import TracebackType
 from typing import Any, Protocol, Self
 
 import fastavro
 
 Schema = Mapping[str, Any]
+FAR_BACK = 1000
 # What fastavro raises on bytes that are no datum: whatever its C code stumbles over.
 UNDECODABLE = (EOFError, ValueError, IndexError, KeyError, TypeError, OverflowError, MemoryError, StopIteration)
 
@@ -25,8 +27,16 @@ class ReplacedError(LogError):
     """A file of a log that was read before, and in whose place there is another: what was known of it is forgotten."""
 
 
+class TooLargeError(LogError):
+    """A record that is larger than the log takes."""
+
+
 class LockedError(OSError):
     """A partition that someone else is appending to."""
+
+
+class AwayError(OSError):
+    """A log that does not answer now, and may again: what was asked can be asked again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +55,11 @@ class Part:
 class Chunk:
     """Contiguous records of one partition, not decoded.
 
+    One without records says that up to its offset nothing is left to be read (see Log.read).
+
     ``payload``: ``count`` concatenated Avro datums written with ``schema`` (JSON), the first at ``offset``. ``parts``
     (none: one part) say how they were framed, so that a part that cannot be decoded does not spoil its neighbours.
+    ``schema`` is '' where all parts are damaged and none is known.
     """
 
     partition: int
@@ -64,23 +77,24 @@ class Chunk:
     def split(self) -> Iterator[tuple[Chunk, str]]:
         """Each part as a chunk, with its damage ('' for none)."""
         offset = at = 0
-        for part in self.parts or (Part(self.count, len(self.payload)),):
+        for part in self.parts or (Part(self.count, len(self.payload)),) * (self.count > 0):
             payload = self.payload[at : at + part.size]
             yield Chunk(self.partition, self.offset + offset, part.count, self.schema, payload), part.damage
             offset, at = offset + part.count, at + part.size
 
 
 class Appender(Protocol):
-    """The one writer of a partition."""
+    """A writer of a partition."""
 
     def append(self, records: Sequence[Mapping[str, Any]]) -> int:
         """Append all records or none; the offset of the first.
 
-        On return they survive the death of this process. ValueError if a record does not fit the schema.
+        On return they survive the death of this process. ValueError if a record does not fit the schema,
+        TooLargeError if one is larger than the log takes, AwayError if it is not known whether they are there.
         """
 
     def append_payload(self, count: int, payload: bytes) -> int:
-        """Append ``count`` datums that are encoded already; nobody looks whether they are."""
+        """Append ``count`` datums that are encoded already. ValueError if they are not, where somebody looks."""
 
     def close(self) -> None:
         """Let others append to the partition."""
@@ -93,7 +107,10 @@ class Appender(Protocol):
 
 
 class Log(Protocol):
-    """A partitioned, append-only log. Reading never blocks, and one log object may be read from several threads."""
+    """A partitioned, append-only log. Reading never waits for records, but it may for brokers, a few seconds.
+
+    One log object may be read from several threads.
+    """
 
     @property
     def uri(self) -> str:
@@ -102,14 +119,19 @@ class Log(Protocol):
     def partitions(self) -> list[int]:
         """The numbers of the partitions there are now, ascending; more may come."""
 
+    def start(self, partition: int) -> int:
+        """The offset of the first record that is kept; 0 for a partition that is not there (yet)."""
+
     def end(self, partition: int) -> int:
         """The offset after the last complete record; 0 for a partition that is not there (yet)."""
 
     def read(self, partition: int, offset: int, max_records: int) -> list[Chunk]:
-        """Records from exactly ``offset`` on, in order and without gaps; [] when there is nothing new.
+        """Records from ``offset`` on, in order; [] when there is nothing new.
 
+        Offsets may have gaps (what Kafka keeps for itself or has compacted away), so a chunk may begin after the one
+        before it, or ``offset``, has ended. Reading goes on at the end of the last chunk, which may be empty.
         About ``max_records`` at most: what was framed together and starts within the bound comes whole.
-        LogError for an offset beyond the end or no longer kept.
+        LogError for an offset beyond the end or no longer kept, AwayError where nobody answers.
         """
 
     def offset_for_time(self, partition: int, time_us: int, disorder_us: int) -> int:
@@ -119,27 +141,30 @@ class Log(Protocol):
         """
 
     def appender(self, partition: int, schema: Schema) -> Appender:
-        """Start to append; LockedError if another appender is open on the partition, in any process."""
+        """Start to append; LockedError if another is open on the partition, where the log has one at a time."""
 
 
 def open_log(uri: str, partitions: int = 0) -> Log:
-    """The log at ``file:DIRECTORY`` or a plain path; it need not be there yet.
+    """The log at ``file:DIRECTORY``, a plain path or ``kafka://HOST:PORT/TOPIC``; it need not be there yet.
 
     ``partitions``: how many a writer wants there to be; 0: as many as are found.
     """
     from monobeam.logs.file import FileLog
+    from monobeam.logs.kafka import KafkaLog
 
     kind, separator, place = uri.partition(":")
     if uri and not separator:
         return FileLog(uri, partitions)
     if kind == "file" and place:
         return FileLog(place.removeprefix("//"), partitions)
+    if kind == "kafka":
+        return KafkaLog(uri, partitions)
     if kind == "pubsub":
         raise ValueError(
             f"log {uri!r}: Pub/Sub has no offsets: it can be nothing but logs.impressions or logs.actions of a "
             "streaming join"
         )
-    raise ValueError(f"log {uri!r}: must be file:DIRECTORY or a path")
+    raise ValueError(f"log {uri!r}: must be file:DIRECTORY, a path or kafka://HOST:PORT/TOPIC")
 
 
 @lru_cache(maxsize=256)
@@ -149,6 +174,12 @@ def parsed(schema: str) -> Any:
         return fastavro.parse_schema(json.loads(schema))
     except (fastavro.schema.SchemaParseException, fastavro.schema.UnknownType) as error:
         raise ValueError(f"schema {schema[:200]}: {error}") from error
+
+
+def fingerprint(schema: str) -> bytes:
+    """What Avro's single-object encoding names a schema by: 8 bytes."""
+    form = fastavro.schema.to_parsing_canonical_form(json.loads(schema))
+    return bytes.fromhex(fastavro.schema.fingerprint(form, "CRC-64-AVRO"))
 
 
 def encode_records(schema: str, records: Iterable[Mapping[str, Any]]) -> bytes:
@@ -167,6 +198,25 @@ def encode_pieces(schema: str, records: Iterable[Mapping[str, Any]]) -> list[byt
     return sink.written
 
 
+def encode_datums(schema: str, records: Iterable[Mapping[str, Any]]) -> list[bytes]:
+    """Each record's datum; ValueError quotes the record that does not fit."""
+    return [b"".join(encode_pieces(schema, (record,))) for record in records]
+
+
+def split_datums(schema: str, count: int, payload: bytes) -> list[bytes]:
+    """The ``count`` datums that a payload is made of; ValueError if it is not."""
+    data, reading, bounds = io.BytesIO(payload), parsed(schema), [0]
+    try:
+        for _ in range(count):
+            fastavro.schemaless_reader(data, reading, None)
+            bounds.append(data.tell())
+    except UNDECODABLE as error:
+        raise ValueError(f"{payload[bounds[-1] :][:16].hex()}...: is no datum of the schema: {error!r}") from error
+    if bounds[-1] != len(payload):
+        raise ValueError(f"{len(payload)} bytes: {count} datums end after {bounds[-1]}")
+    return [payload[start:end] for start, end in pairwise(bounds)]
+
+
 class _Pieces:
     """What fastavro writes to: keeps what comes as it comes."""
 
@@ -175,16 +225,29 @@ class _Pieces:
         self.write = self.written.append
 
 
+def newest(log: Log, partition: int) -> Chunk | None:
+    """Some of the last records of a partition, of one schema; None if it has none, or no schema of theirs is known."""
+    start, end, back = log.start(partition), log.end(partition), 1
+    while start < end:
+        first = max(start, end - back)
+        if found := [chunk for chunk in log.read(partition, first, back) if chunk.count and chunk.schema]:
+            return found[-1]
+        if first == start or back > FAR_BACK:
+            break
+        back *= 4
+    return None
+
+
 def records(chunks: Iterable[Chunk]) -> list[dict[str, Any]]:
     """Every record as a dict, one by one: for small logs. ValueError if one cannot be decoded."""
     found: list[dict[str, Any]] = []
     for chunk in chunks:
         for part, damage in chunk.split():
             data = io.BytesIO(part.payload)
-            schema = parsed(part.schema)
             try:
                 if damage:
                     raise ValueError(damage)
+                schema = parsed(part.schema)
                 found.extend(fastavro.schemaless_reader(data, schema, None) for _ in range(part.count))
             except UNDECODABLE as error:
                 where = f"partition {part.partition}, offset {part.offset} and on"

@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping
 
 from monobeam.logs import columns
 from monobeam.logs.fields import SchemaError, fields
-from monobeam.logs.log import Chunk, open_log
+from monobeam.logs.log import Chunk, newest, open_log
 from monobeam.logs.pubsub import is_subscription
 from monobeam.models.config import Config
 from monobeam.models.section import ConfigError, quoted
@@ -80,10 +80,9 @@ def _schemas(kind: str, uris: tuple[str, ...], tailed: bool) -> dict[str, list[s
         if not partitions and not tailed:
             raise ConfigError(_missing(kind, uri))
         for number in partitions:
-            if end := log.end(number):
-                newest = log.read(number, end - 1, 1)[-1]
-                _check_schema(kind, uri, newest)
-                found.setdefault(uri, []).append(newest.schema)
+            if (last := newest(log, number)) is not None:
+                _check_schema(kind, uri, last)
+                found.setdefault(uri, []).append(last.schema)
     return found
 
 
@@ -100,9 +99,9 @@ def _missing(kind: str, uri: str) -> str:
     return f"logs.{kind} = {quoted(uri)}: there is no such log: no partitions and no Avro files"
 
 
-def _check_schema(kind: str, uri: str, newest: Chunk) -> None:
+def _check_schema(kind: str, uri: str, last: Chunk) -> None:
     """ConfigError if the join would reject every record with this schema."""
-    for reject in _DECODERS[kind](newest, uri, time.time_ns() // 1000).rejects:
+    for reject in _DECODERS[kind](last, uri, time.time_ns() // 1000).rejects:
         if reject.reason.startswith("schema: "):
             raise ConfigError(f"logs.{kind} = {quoted(uri)}: {reject.reason.removeprefix('schema: ')}")
 

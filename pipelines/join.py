@@ -22,7 +22,7 @@ from monobeam.pipelines.check import check_features
 from monobeam.pipelines.options import MonobeamOptions, parse
 from monobeam.pipelines.run import quiet, run
 from monobeam.pipelines.summary import Counters, hand_over
-from monobeam.transforms.append import AppendLog
+from monobeam.transforms.append import CUT, AppendLog
 from monobeam.transforms.join import Join
 from monobeam.transforms.pubsub import ReadSubscriptions, source
 from monobeam.transforms.read import ReadLogs, Tail
@@ -42,7 +42,7 @@ def join_logs(root: Any, config: Config, *, tailed: bool, since_us: int | None, 
     blocks, undecodable, behind_us = _read(root, config, tail, tailed)
     joined = blocks | "Join" >> Join(settings, config.join.cold, tailed, behind_us)
     letters = (*undecodable, joined.dead_letters) | "DeadLetters" >> beam.Flatten()
-    letters | "AppendDeadLetters" >> AppendLog(logs.dead_letters, schemas.DEAD_LETTERS)
+    letters | "AppendDeadLetters" >> AppendLog(logs.dead_letters, schemas.DEAD_LETTERS, CUT)
     joined.metrics | "AppendJoinMetrics" >> AppendLog(logs.metrics, schemas.METRICS)
     return joined.examples | "AppendExamples" >> AppendLog(logs.examples, schemas.EXAMPLES)
 

@@ -19,7 +19,7 @@ from monobeam.pipelines.options import MonobeamOptions, parse
 from monobeam.pipelines.run import quiet, run
 from monobeam.pipelines.summary import Counters
 from monobeam.store.sync import SYNC
-from monobeam.transforms.append import AppendLog
+from monobeam.transforms.append import PASS_OVER, AppendLog
 from monobeam.transforms.train import ExamplePartitions, Train, TrainSettings
 
 EXAMPLE = """example:
@@ -32,7 +32,7 @@ def train_log(partitions: Any, config: Config, *, tailed: bool) -> None:
     logs, store = config.logs, config.store
     settings = TrainSettings(config, logs.examples, store.uri, store.commit_every_us, store.commit_every_us)
     trained = partitions | "Train" >> Train(settings, tailed)
-    trained.sync | "AppendSync" >> AppendLog(logs.sync, SYNC)
+    trained.sync | "AppendSync" >> AppendLog(logs.sync, SYNC, PASS_OVER)
     trained.metrics | "AppendTrainMetrics" >> AppendLog(logs.metrics, schemas.METRICS)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from monobeam.logs.log import LockedError, Log, open_log
+from monobeam.logs.log import LockedError, Log, newest, open_log
 from monobeam.models.config import Config
 from monobeam.serving.columns import FeatureTypes, types_of_schema
 from monobeam.serving.dashboard import Dashboard
@@ -137,6 +137,5 @@ def _types_of_log(uri: str) -> list[tuple[str, pa.DataType]]:
 
 
 def _types_at_end(log: Log, partition: int) -> list[tuple[str, pa.DataType]]:
-    end = log.end(partition)
-    last = log.read(partition, end - 1, 1) if end else []
-    return [typed for chunk in last for typed in types_of_schema(json.loads(chunk.schema))]
+    last = newest(log, partition)
+    return [] if last is None else types_of_schema(json.loads(last.schema))

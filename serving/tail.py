@@ -37,6 +37,7 @@ class Tail:
             for chunk in self._read(partition, self._offsets.get(partition, 0)):
                 for part, _ in chunk.split():
                     yield from self._of(part)
+                self._offsets[partition] = chunk.end
 
     def _read(self, partition: int, offset: int) -> list[Chunk]:
         try:

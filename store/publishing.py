@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from monobeam.logs.log import Appender, open_log
+from monobeam.logs.log import Appender, TooLargeError, open_log
 from monobeam.store.spec import StoreSpec
 from monobeam.store.sync import SYNC, SyncEvent, TableChange
 
@@ -66,7 +66,7 @@ class SyncLog:
         for event in found:
             try:
                 self._appender(event.shard).append([event.to_record()])
-            except OSError as error:
+            except (OSError, TooLargeError) as error:
                 _LOGGER.warning("sync event %d of shard %d is not written: %s", event.epoch, event.shard, error)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""One Bigtable emulator for all tests of a session, and one run of what takes minutes beside them."""
+"""One Bigtable emulator and one Kafka broker for all tests of a session, and what takes minutes, once, beside them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from examples.kafka.broker import MissingError
 from tests import pubsub
+from tests.kafka_cluster import Cluster
 from tests.native.programs import Programs
 
 ROOT = Path(__file__).parents[1]
@@ -88,3 +90,17 @@ def new_table(emulator: str) -> Callable[[], str]:
         return uri
 
     return new
+
+
+@pytest.fixture(scope="session")
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A Kafka broker; where it cannot be, its absence skips the test, or fails it under CI."""
+    try:
+        cluster = Cluster(tmp_path_factory.mktemp("kafka"))
+    except MissingError as missing:
+        if os.environ.get("CI") == "true":
+            pytest.fail(str(missing))
+        pytest.skip(str(missing))
+    cluster.broker.start()
+    yield cluster
+    cluster.broker.kill()

@@ -205,8 +205,8 @@ class _JoinBlocks(beam.DoFn):
         for examples in advanced.examples:
             measure("join", "block_examples", examples.num_rows)
             yield run_of(shard, schemas.EXAMPLES, _example_record(shard, examples))
-        for letter in advanced.dead_letters:
-            yield beam.pvalue.TaggedOutput(DEAD_LETTERS, run_of(0, schemas.DEAD_LETTERS, letter))
+        if advanced.dead_letters:
+            yield beam.pvalue.TaggedOutput(DEAD_LETTERS, run_of(0, schemas.DEAD_LETTERS, *advanced.dead_letters))
         yield self._report(shard, cached)
 
     def _report(self, shard: int, cached: _Cached) -> beam.pvalue.TaggedOutput:

@@ -19,7 +19,7 @@ from apache_beam.utils.timestamp import Duration, Timestamp
 from monobeam.join.shards import rejects_block, split
 from monobeam.logs import block, columns, schemas
 from monobeam.logs.columns import Decoded, Reject
-from monobeam.logs.log import Chunk, clip
+from monobeam.logs.log import AwayError, Chunk, clip
 from monobeam.logs.watermark import Watermark
 from monobeam.transforms import resources
 from monobeam.transforms.append import Run, run_of
@@ -108,22 +108,26 @@ class _Reader(beam.DoFn, beam.transforms.core.RestrictionProvider):
         starts = tuple(self._start(partition) for partition in partitions)
         if self.TAILED:
             return Ranges(starts, (END_OF_TIME,) * len(partitions))
-        return Ranges(starts, tuple(max(s, _end(p)) for s, p in zip(starts, partitions, strict=True)))
+        ends = resources.patiently(lambda: [_end(partition) for partition in partitions])
+        return Ranges(starts, tuple(map(max, starts, ends)))
 
     def create_tracker(self, restriction: Ranges) -> RangesTracker:
         return RangesTracker(restriction)
 
     def restriction_size(self, partitions: tuple[Partition, ...], restriction: Ranges) -> int:
-        ends = map(_end, partitions)
+        try:
+            ends = [_end(partition) for partition in partitions]
+        except AwayError:  # it is only asked to know how much work is left
+            return 0
         bounds = zip(restriction.starts, restriction.stops, ends, strict=True)
         return sum(max(0, min(stop, end) - start) for start, stop, end in bounds)
 
     def _start(self, partition: Partition) -> int:
         since_us = self._tail.since_us.get(partition.kind)
+        log, number = resources.reader(partition.uri, partition.number), partition.number
         if since_us is None:
-            return 0
-        log = resources.reader(partition.uri, partition.number)
-        return log.offset_for_time(partition.number, since_us, self._tail.disorder_us)
+            return resources.patiently(lambda: log.start(number))
+        return resources.patiently(lambda: log.offset_for_time(number, since_us, self._tail.disorder_us))
 
     def _read(
         self, partitions: tuple[Partition, ...], tracker: Any, estimator: Any, deadline: float
@@ -138,13 +142,14 @@ class _Reader(beam.DoFn, beam.transforms.core.RestrictionProvider):
         watermarks = [self._take(*place, estimator) for place in zip(partitions, ranges.starts, strict=True)]
         reached = list(ranges.starts)
         for index, partition in enumerate(partitions):
-            log = resources.reader(partition.uri, partition.number)
             offset, stop = ranges.starts[index], ranges.stops[index]
             while offset < stop:
-                chunks = log.read(partition.number, offset, min(self.MAX_RECORDS, stop - offset))
+                wanted = min(self.MAX_RECORDS, stop - offset)
+                chunks = resources.read(partition.uri, partition.number, offset, wanted)
                 if not chunks or not tracker.try_claim((index, min(chunks[-1].end, stop))):
                     break
-                yield from self._emit(partition, [clip(chunk, offset, stop) for chunk in chunks], watermarks[index])
+                clipped = [clip(chunk, offset, stop) for chunk in chunks]
+                yield from self._emit(partition, [chunk for chunk in clipped if chunk.count], watermarks[index])
                 reached[index] = offset = chunks[-1].end
                 if time.monotonic() > deadline:
                     break
@@ -223,9 +228,8 @@ def keyed(
     place: Partition, offset: int, decoded: Decoded, shards: int, stamp: Timestamp, now_us: int
 ) -> Iterator[TimestampedValue | beam.pvalue.TaggedOutput]:
     """What was decoded from ``offset`` on as blocks, by join shard, and what could not be as dead letters."""
-    for reject in decoded.rejects:
-        yield beam.pvalue.TaggedOutput(DEAD_LETTERS, _dead_letter(place.uri, reject, now_us))
     if decoded.rejects:
+        yield beam.pvalue.TaggedOutput(DEAD_LETTERS, _dead_letters(place.uri, decoded.rejects, now_us))
         count = sum(reject.count for reject in decoded.rejects)
         lost = rejects_block(place.kind, count, place.uri, place.number, offset)
         yield TimestampedValue((place.number % shards, block.encode(lost)), stamp)
@@ -236,14 +240,17 @@ def keyed(
         measure("read", "lag_ms", (now_us - newest) / 1000)
 
 
-def _dead_letter(uri: str, reject: Reject, now_us: int) -> Run:
-    record = {
-        "log": uri,
-        "partition": reject.partition,
-        "offset": reject.offset,
-        "count": reject.count,
-        "reason": reject.reason,
-        "time": now_us,
-        "payload": reject.payload,
-    }
-    return run_of(0, schemas.DEAD_LETTERS, record)
+def _dead_letters(uri: str, rejects: Sequence[Reject], now_us: int) -> Run:
+    records = [
+        {
+            "log": uri,
+            "partition": reject.partition,
+            "offset": reject.offset,
+            "count": reject.count,
+            "reason": reject.reason,
+            "time": now_us,
+            "payload": reject.payload,
+        }
+        for reject in rejects
+    ]
+    return run_of(0, schemas.DEAD_LETTERS, *records)

@@ -10,17 +10,31 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
-from monobeam.logs.log import Appender, Log, open_log
+from monobeam.logs.log import Appender, AwayError, Chunk, Log, open_log
 
 LOOK_EVERY_S = 10.0
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0
+WARN_EVERY_S = 10.0
+Given = TypeVar("Given")
 
 _LOGGER = logging.getLogger(__name__)
+
+
+@dataclass
+class _Opened:
+    """An appender, once it could be opened, and who may use it."""
+
+    appender: Appender | None = None
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
 _lock = threading.RLock()
 _logs: dict[tuple[str, int], Log] = {}
-_appenders: dict[tuple[str, int], Appender] = {}
+_appenders: dict[tuple[str, int], _Opened] = {}
 _looked: dict[str, tuple[float, set[int]]] = {}
 
 
@@ -33,14 +47,42 @@ def reader(uri: str, partition: int) -> Log:
         return log
 
 
+def read(uri: str, partition: int, offset: int, max_records: int) -> list[Chunk]:
+    """As ``Log.read`` of ``reader``; while the log is away it is waited for."""
+    return patiently(lambda: reader(uri, partition).read(partition, offset, max_records))
+
+
 def append(uri: str, schema: str, partition: int, count: int, payload: bytes) -> int:
-    """Append ``count`` encoded datums; returns the offset of the first once they are durable."""
+    """Append ``count`` encoded datums; returns the offset of the first once they are durable.
+
+    While the log is away it is waited for; then they may be there twice.
+    """
     with _lock:
-        appender = _appenders.get((uri, partition))
-        if appender is None:
+        opened = _appenders.setdefault((uri, partition), _Opened())
+
+    def appended() -> int:
+        if opened.appender is None:
             parsed: Mapping[str, Any] = json.loads(schema)
-            appender = _appenders[uri, partition] = open_log(uri).appender(partition, dict(parsed))
-        return appender.append_payload(count, payload)
+            opened.appender = open_log(uri).appender(partition, dict(parsed))
+        return opened.appender.append_payload(count, payload)
+
+    with opened.lock:  # of this appender alone: others need not wait for its log
+        return patiently(appended)
+
+
+def patiently(question: Callable[[], Given]) -> Given:
+    """The answer of a log that may be away for a while."""
+    began, warned, pause_s = time.monotonic(), 0.0, FIRST_PAUSE_S
+    while True:
+        try:
+            return question()
+        except AwayError as error:
+            now = time.monotonic()
+            if now - warned >= WARN_EVERY_S:
+                warned = now
+                _LOGGER.warning("waiting for %d s: %s", now - began, error)
+        time.sleep(pause_s)
+        pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
 
 def warn_of_unread(uri: str, count: int) -> None:
@@ -49,7 +91,10 @@ def warn_of_unread(uri: str, count: int) -> None:
         looked, known = _looked.get(uri, (-LOOK_EVERY_S, set()))
         if time.monotonic() - looked < LOOK_EVERY_S:
             return
-        unread = {number for number in open_log(uri).partitions() if number >= count}
+        try:
+            unread = {number for number in reader(uri, 0).partitions() if number >= count}
+        except AwayError:  # whoever reads it says so
+            return
         for number in sorted(unread - known):
             _LOGGER.warning(
                 "%s: partition %d is not read: this job was built for %d; start it again", uri, number, count
@@ -60,8 +105,9 @@ def warn_of_unread(uri: str, count: int) -> None:
 def close_all() -> None:
     """Close every appender of this process (the end of a pipeline, or of a test)."""
     with _lock:
-        for appender in _appenders.values():
-            appender.close()
+        for opened in _appenders.values():
+            if opened.appender is not None:
+                opened.appender.close()
         _appenders.clear()
         _logs.clear()
         _looked.clear()

@@ -21,6 +21,7 @@ from apache_beam.metrics import Metrics
 from apache_beam.utils.timestamp import Duration
 
 from monobeam.logs import block, schemas
+from monobeam.logs import log as logs
 from monobeam.logs.log import records
 from monobeam.models.config import Config
 from monobeam.models.trainer import Trainer
@@ -174,24 +175,28 @@ class _Examples(beam.DoFn, beam.transforms.core.RestrictionProvider):
         self._settings = settings
 
     def initial_restriction(self, partition: int) -> Ranges:
-        end = resources.reader(self._settings.examples, partition).end(partition)
-        return Ranges((0,), (END_OF_TIME if self.TAILED else end,))
+        log = resources.reader(self._settings.examples, partition)
+        return Ranges((0,), (END_OF_TIME if self.TAILED else resources.patiently(lambda: log.end(partition)),))
 
     def create_tracker(self, restriction: Ranges) -> RangesTracker:
         return RangesTracker(restriction)
 
     def restriction_size(self, partition: int, restriction: Ranges) -> int:
-        end = resources.reader(self._settings.examples, partition).end(partition)
+        try:
+            end = resources.reader(self._settings.examples, partition).end(partition)
+        except logs.AwayError:  # it is only asked to know how much work is left
+            return 0
         return max(0, min(restriction.stops[0], end) - restriction.starts[0])
 
     def _train(self, partition: int, stop: int) -> tuple[int, list[Any]]:
-        """Train up to one commit; while the store is away, wait for it and begin again from its position."""
+        """Train up to one commit; while the store or the log is away, wait, and begin again at the store's position."""
         pause_s = FIRST_PAUSE_S
         while True:
             try:
                 return self._train_once(partition, stop)
-            except AwayError as error:
-                _LOGGER.warning("partition %d waits for the store: %s", partition, error)
+            except (AwayError, logs.AwayError) as error:
+                what = "store" if isinstance(error, AwayError) else "log"
+                _LOGGER.warning("partition %d waits for the %s: %s", partition, what, error)
                 time.sleep(pause_s)
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
@@ -203,15 +208,24 @@ class _Examples(beam.DoFn, beam.transforms.core.RestrictionProvider):
         log = resources.reader(self._settings.examples, partition)
         with _held(self._settings, partition) as trainer:
             deadline = time.monotonic() + self._settings.commit_every_us / 1e6
-            offset = _position(trainer, partition)
+            offset = first = _position(trainer, partition)
+            away = None
             while offset < stop:
-                chunks = log.read(partition, offset, min(self.MAX_BLOCKS, stop - offset))
-                for record in records(chunks):
-                    _count(trainer.train(block.decode(record["block"]), partition, offset))
-                    offset += 1
+                try:
+                    chunks = log.read(partition, offset, min(self.MAX_BLOCKS, stop - offset))
+                except logs.AwayError as error:  # what was trained until now need not wait for it
+                    away = error
+                    break
+                for chunk in chunks:
+                    for place, record in enumerate(records([chunk])):
+                        _count(trainer.train(block.decode(record["block"]), partition, chunk.offset + place))
+                    offset = chunk.end
                 if not chunks or time.monotonic() > deadline:
                     break
-            return offset, self._commit(trainer, partition, final=offset >= stop)
+            outputs = self._commit(trainer, partition, final=offset >= stop)
+        if away is not None and offset == first:
+            raise away
+        return offset, outputs
 
     def _commit(self, trainer: Trainer, partition: int, *, final: bool) -> list[Any]:
         started = time.monotonic()

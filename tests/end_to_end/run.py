@@ -79,9 +79,17 @@ class Run:
     def store(self) -> str:
         return f"lmdb:{self.folder / 'store'}"
 
+    def log(self, name: str) -> str:
+        """The address of one of the run's own logs."""
+        return f"file:{self.folder / name}"
+
+    def raw_log(self, name: str) -> str:
+        """The address of one of the logs that feed it."""
+        return f"file:{self.raw / name}"
+
     def command(self, module: str, *options: str) -> list[str]:
-        logs = [f"--{name}=file:{self.folder / name}" for name in ("examples", "sync", "dead_letters", "metrics")]
-        raw = [f"--{name}=file:{self.raw / name}" for name in ("impressions", "actions")]
+        logs = [f"--{name}={self.log(name)}" for name in ("examples", "sync", "dead_letters", "metrics")]
+        raw = [f"--{name}={self.raw_log(name)}" for name in ("impressions", "actions")]
         places = [f"--store={self.store}", f"--cold=lmdb:{self.folder / 'cold'}"]
         config = f"--config={self.folder / 'model.toml'}"
         return [sys.executable, "-m", f"monobeam.pipelines.{module}", config, *raw, *logs, *places, *options]
@@ -123,7 +131,7 @@ class Run:
 
     def blocks(self) -> list[pa.RecordBatch]:
         """Every block of the examples log, repeated ones too, partition after partition."""
-        log = open_log(f"file:{self.folder / 'examples'}")
+        log = open_log(self.log("examples"))
         return [block.decode(record["block"]) for number in log.partitions() for record in _all(log, number)]
 
     def examples(self) -> dict[int, dict[str, Any]]:
@@ -145,7 +153,7 @@ class Run:
     def counters(self) -> dict[str, int]:
         """The join's conservation counters, summed over shards."""
         last: dict[str, dict[str, float]] = {}
-        log = open_log(f"file:{self.folder / 'metrics'}")
+        log = open_log(self.log("metrics"))
         for number in log.partitions():
             for record in _all(log, number):
                 if record["component"] == "join":
@@ -169,7 +177,7 @@ class Run:
 
     def trained(self) -> bool:
         """Whether the store includes all that is in the examples log."""
-        log = open_log(f"file:{self.folder / 'examples'}")
+        log = open_log(self.log("examples"))
         backend = open_backend(self.store)
         try:
             manifest = backend.manifest()
@@ -207,7 +215,7 @@ class Run:
 
     def every_dead_letter(self) -> list[dict[str, Any]]:
         """All dead letters, repeated ones too."""
-        log = open_log(f"file:{self.folder / 'dead_letters'}")
+        log = open_log(self.log("dead_letters"))
         return [record for number in log.partitions() for record in _all(log, number)]
 
     def dead_letters(self) -> list[dict[str, Any]]:
@@ -226,7 +234,11 @@ def wait_until(condition: Callable[[], bool], running: Future[None] | None = Non
 
 
 def _all(log: Any, number: int) -> list[dict[str, Any]]:
-    return records(log.read(number, 0, 1 << 40))
+    found, offset = list[dict[str, Any]](), 0
+    while chunks := log.read(number, offset, 1 << 40):
+        found += records(chunks)
+        offset = chunks[-1].end
+    return found
 
 
 def kill(process: subprocess.Popen[bytes]) -> None:

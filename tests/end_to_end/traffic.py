@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -139,12 +139,19 @@ def _at(record: tuple[int, Any]) -> int:
 
 
 def write(traffic: Traffic, folder: Path, *, partitions: int = 1, block: int = 50, seed: int = 0) -> None:
-    """Write both logs under ``folder``: each record to a partition by chance, in blocks of up to ``block`` records."""
+    """Write both logs under ``folder``, as ``write_to`` does."""
+    write_to(traffic, lambda name: f"file:{folder / name}", partitions=partitions, block=block, seed=seed)
+
+
+def write_to(
+    traffic: Traffic, address: Callable[[str], str], *, partitions: int = 1, block: int = 50, seed: int = 0
+) -> None:
+    """Write both logs: each record to a partition by chance, in blocks of up to ``block`` records."""
     for name, schema, records in (
         ("impressions", IMPRESSIONS, traffic.impressions),
         ("actions", ACTIONS, traffic.actions),
     ):
-        write_records(f"file:{folder / name}", schema, [record for _, record in records], partitions, block, seed)
+        write_records(address(name), schema, [record for _, record in records], partitions, block, seed)
 
 
 def write_records(
