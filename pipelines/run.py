@@ -103,7 +103,7 @@ def _give_back() -> None:
 
 
 def _said_by_the_store(error: BaseException) -> str | None:
-    """Why the store ended the job, if it did: runners pass on no more than the text of a traceback."""
+    """Why the store (or a subscription) ended the job, if it did: runners pass on but the text of a traceback."""
     kinds: list[type[Exception]] = [TableFullError, SpecError, BackendError, *_kinds_of(BackendError), PubSubError]
     names = "|".join(kind.__name__ for kind in kinds)
     text = f"{type(error).__name__}: {error}"
