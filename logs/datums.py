@@ -15,6 +15,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate, pairwise
 from typing import Any
 
 import fastavro
@@ -24,7 +25,7 @@ import pyarrow.compute as pc
 
 from monobeam.logs.container import encode_header, encode_long
 from monobeam.logs.fields import Field, Fields
-from monobeam.logs.log import UNDECODABLE, Chunk
+from monobeam.logs.log import UNDECODABLE, Chunk, Part
 
 # Blocks are small and many processes decode at once: a thread pool in each would only be in the way.
 os.environ.setdefault("POLARS_MAX_THREADS", "1")
@@ -84,11 +85,13 @@ class Datums:
 
     def _in_bulk(self, chunk: Chunk) -> dict[str, pa.Array] | None:
         """All of the chunk, or None if there is anything unusual about it."""
-        parts = [part for part, _ in chunk.split()]
+        parts = chunk.parts or (Part(chunk.count, len(chunk.payload)),)  # no chunk of each: in Kafka a part is a record
+        bounds = accumulate((part.size for part in parts), initial=0)
+        payloads = [chunk.payload[start:end] for start, end in pairwise(bounds)]
         # The rows at which the sentinels must be: one after each part.
         sentinels = np.cumsum([part.count + 1 for part in parts]) - 1
-        frame = self._frame([part.payload for part in parts], chunk.count + len(parts))
-        if frame is None or any(row != self._sentinel_row for row in frame[sentinels].rows()):
+        frame = self._frame(payloads, chunk.count + len(parts))
+        if frame is None or not self._are_sentinels(frame[sentinels]):
             return None
         arrays = {}
         for field in self.fields.columns.values():
@@ -101,6 +104,15 @@ class Datums:
         keep = np.ones(frame.height, np.bool_)
         keep[sentinels] = False
         return {name: array.filter(pa.array(keep)) for name, array in arrays.items()}
+
+    def _are_sentinels(self, rows: pl.DataFrame) -> bool:
+        """Whether all rows are the sentinel's."""
+        for name, value in zip(self.fields.columns, self._sentinel_row, strict=True):
+            column = rows.get_column(name)
+            are_equal = column.list.len() == 0 if isinstance(value, list) else column == value
+            if not are_equal.all(ignore_nulls=False):
+                return False
+        return True
 
     def _frame(self, payloads: Sequence[bytes], rows: int) -> pl.DataFrame | None:
         """The payloads, a sentinel after each, as polars reads them; None if it cannot."""

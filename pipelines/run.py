@@ -18,6 +18,7 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 from apache_beam.runners.runner import PipelineState
 
+from monobeam.logs.pubsub import PubSubError
 from monobeam.pipelines import dataflow, summary
 from monobeam.store.backend import BackendError
 from monobeam.store.room import TableFullError
@@ -102,8 +103,8 @@ def _give_back() -> None:
 
 
 def _said_by_the_store(error: BaseException) -> str | None:
-    """Why the store ended the job, if it did: runners pass on no more than the text of a traceback."""
-    kinds: list[type[Exception]] = [TableFullError, SpecError, BackendError, *_kinds_of(BackendError)]
+    """Why the store (or a subscription) ended the job, if it did: runners pass on but the text of a traceback."""
+    kinds: list[type[Exception]] = [TableFullError, SpecError, BackendError, *_kinds_of(BackendError), PubSubError]
     names = "|".join(kind.__name__ for kind in kinds)
     text = f"{type(error).__name__}: {error}"
     found = re.findall(rf"\b({names}): (.*?)(?: \[while running .*)?$", text, re.MULTILINE)

@@ -44,9 +44,8 @@ class AppendLog(beam.PTransform[Any, Any]):
 
     def expand(self, runs: beam.PCollection[Run]) -> beam.PCollection[tuple[int, int, int]]:
         """Wire the one step."""
-        return runs | "Append" >> beam.ParDo(
-            _Append(self.uri, json.dumps(self.schema), self.too_large)
-        ).with_output_types(tuple[int, int, int])
+        append = beam.ParDo(_Append(self.uri, json.dumps(self.schema), self.too_large))
+        return runs | "Append" >> append.with_output_types(tuple[int, int, int])
 
 
 class _Append(beam.DoFn):

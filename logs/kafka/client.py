@@ -30,7 +30,7 @@ READING = {
     "check.crcs": "true",
 }
 WRITING = {
-    "compression.type": "lz4",
+    "compression.type": "zstd",
     "message.timeout.ms": "60000",  # of one try; whoever appends may try again
     "message.max.bytes": "1000000000",  # the topic's own limit counts
 }

@@ -12,7 +12,7 @@ from tests.end_to_end.run import Run
 from tests.end_to_end.test_exactly_once import check
 from tests.kafka_cluster import Cluster
 
-COUNT, PARTITIONS = 3000, 2
+COUNT, PARTITIONS = 1500, 2
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from apache_beam.metrics import Metrics
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.runner import PipelineState
 
+from monobeam.logs.pubsub import PubSubError
 from monobeam.pipelines import run, summary
 from monobeam.store.backend import BackendError, LeasedError
 from monobeam.store.chunk import CorruptError
@@ -140,7 +141,7 @@ def test_a_job_that_fails_gives_status_1() -> None:
         run.run("train", build, PipelineOptions([]))
 
 
-@pytest.mark.parametrize("kind", [SpecError, BackendError, LeasedError, CorruptError])
+@pytest.mark.parametrize("kind", [SpecError, BackendError, LeasedError, CorruptError, PubSubError])
 def test_what_the_store_says_against_a_job_is_the_last_word(
     kind: type[Exception], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -80,7 +80,7 @@ def test_the_launcher_submits_the_pipeline_of_its_image(tmp_path: Path) -> None:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert json.loads(done.stdout.splitlines()[-1])["job_name"] == "monobeam-online-shop"
