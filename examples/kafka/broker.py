@@ -173,10 +173,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(str(error))
     broker.start()
     print(f"a log is at kafka://{broker.address}/TOPIC; process {os.getpid()}, Ctrl-C ends it", flush=True)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: broker.stop())
-    with suppress(AssertionError):
-        broker.wait()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with suppress(KeyboardInterrupt):
+        return broker.wait()
+    broker.stop()
     return 0
 
 
