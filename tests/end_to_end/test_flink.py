@@ -147,7 +147,9 @@ def test_everything_is_killed_in_turn_and_nothing_is_lost_or_done_twice(
 
 
 def workers(cluster: Cluster) -> list[int]:
-    """Python workers: they are in the process groups of the TaskManagers that started them."""
-    groups = ",".join(str(cluster.pid(name)) for name in cluster.task_managers)
-    found = subprocess.run(["pgrep", "-g", groups, "-f", "sdk_worker_main"], capture_output=True, text=True, check=True)
+    """Python workers: they are in the sessions of the TaskManagers that started them."""
+    sessions = ",".join(str(cluster.pid(name)) for name in cluster.task_managers)
+    found = subprocess.run(
+        ["pgrep", "-s", sessions, "-f", "sdk_worker_main"], capture_output=True, text=True, check=True
+    )
     return [int(pid) for pid in found.stdout.split()]
