@@ -85,7 +85,10 @@ def _check_model(config: Config, backend: Backend) -> None:
     check_fingerprint(backend.uri, stored.fingerprint, config.store_spec().fingerprint())
     state = None if config.training.parallel else backend.dense()
     if state is not None:
-        DenseWeights(build(config), config.training.dense).restore(dense.decode(state))
+        try:
+            DenseWeights(build(config), config.training.dense).restore(dense.decode(state))
+        except ValueError as error:
+            raise ValueError(f"{backend.uri} holds another model: {error}") from None
 
 
 def check_partitions(config: Config, numbers: Collection[int]) -> None:

@@ -17,10 +17,12 @@ _STEPS = {"join": ("join",), "train": ("train",), "online": ("join", "train"), "
 
 
 def show(command: str, seconds: float, found: Counters, advice: str) -> None:
-    """Print it; what nothing has counted is 0."""
-    counters = {step: {name: found.get(step, {}).get(name, 0) for name in _NAMES[step]} for step in _STEPS[command]}
+    """Print it; what nothing has counted is 0. Some runners tell no counters of a job that was cancelled."""
+    steps = _STEPS[command] if found else ()
+    counters = {step: {name: found.get(step, {}).get(name, 0) for name in _NAMES[step]} for step in steps}
     print(f"{command}: {seconds:.1f} s")
-    for line in [*_figures(counters), advice]:
+    figures = [*_figures(counters)] if found else ["no counters from the runner: the metrics log has them"]
+    for line in [*figures, advice]:
         if line:
             print(f"  {line}")
     print(json.dumps({"command": command, "seconds": round(seconds, 3), **counters}), flush=True)

@@ -100,9 +100,8 @@ class Cluster:
         for name in reversed(self._names()):
             pid = self.pid(name)
             self._end(name, signal.SIGTERM)
-            if pid:
-                with suppress(ProcessLookupError):
-                    os.killpg(pid, signal.SIGKILL)
+            if pid:  # workers have process groups of their own, but this session
+                subprocess.run(["pkill", "-KILL", "-s", str(pid)], check=False)
 
     def status(self) -> dict[str, Any]:
         """Pids of what runs, and what the JobManager says about jobs; empty where it does not answer."""

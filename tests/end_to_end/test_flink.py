@@ -7,7 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -87,6 +87,12 @@ class Job:
         """Of the job that runs now, '' for none."""
         return next(iter(self.cluster.running()), "")
 
+    def has_checkpoint(self) -> bool:
+        """Whether the JobManager that runs now has completed one of the job's."""
+        with suppress(OSError, ValueError):
+            return bool(job := self.id()) and self.cluster.checkpoints(job) > 0
+        return False
+
     def go_on(self) -> None:
         """Log the next part of the traffic; wait until more was trained than the parts before can give."""
         start = traffic.START + self._step * self._length if self._step else 0
@@ -118,8 +124,8 @@ def test_everything_is_killed_in_turn_and_nothing_is_lost_or_done_twice(
     job = Job(flink, run, made, undisturbed)
     with job.running("--parallelism=2") as process:
         job.go_on()
-        job.wait(lambda: flink.checkpoints(job.id()) > 0)
-        for worker in workers(run):
+        job.wait(job.has_checkpoint)
+        for worker in workers(flink):
             os.kill(worker, signal.SIGKILL)
         job.go_on()
         flink.kill("taskmanager-0")
@@ -127,6 +133,7 @@ def test_everything_is_killed_in_turn_and_nothing_is_lost_or_done_twice(
         job.go_on()
         flink.kill("jobmanager")
         flink.start_process("jobmanager")
+        job.wait(job.has_checkpoint)  # until it is back, tasks go on without it
         job.go_on()
         assert process.poll() is None
         savepoint = flink.stop_with_savepoint(job.id())
@@ -139,11 +146,10 @@ def test_everything_is_killed_in_turn_and_nothing_is_lost_or_done_twice(
     check(run, made)
 
 
-def workers(run: Run) -> list[int]:
-    """Python workers of the run's job: processes with its store, its examples or its dead letters open."""
-    found = subprocess.run(["pgrep", "-f", "sdk_worker_main"], capture_output=True, text=True, check=False)
-    return [
-        int(pid)
-        for pid in found.stdout.split()
-        if any(str(run.folder) in os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir())
-    ]
+def workers(cluster: Cluster) -> list[int]:
+    """Python workers: they are in the sessions of the TaskManagers that started them."""
+    sessions = ",".join(str(cluster.pid(name)) for name in cluster.task_managers)
+    found = subprocess.run(
+        ["pgrep", "-s", sessions, "-f", "sdk_worker_main"], capture_output=True, text=True, check=True
+    )
+    return [int(pid) for pid in found.stdout.split()]

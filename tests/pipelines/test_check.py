@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,11 @@ import pytest
 from monobeam.logs import schemas
 from monobeam.logs.log import open_log
 from monobeam.models.config import Config, parse
+from monobeam.models.trainer import Trainer
 from monobeam.pipelines import backfill, join
-from monobeam.pipelines.check import check_examples, check_features, warn_without_positives
+from monobeam.pipelines.check import check_examples, check_features, check_store, warn_without_positives
+from monobeam.store.store import open_store
+from tests.models import streams
 
 FEATURES: Mapping[str, Any] = {
     "cook": "string",
@@ -146,3 +150,28 @@ def test_the_pipelines_refuse(pipeline: Any, tmp_path: Path) -> None:
     (tmp_path / "model.toml").write_text(CONFIG.format(second="dihs", numeric="price", impressions='["file:shown"]'))
     with pytest.raises(SystemExit, match="dihs"):
         pipeline.main(["--config=model.toml"])
+
+
+def test_a_store_of_another_model_is_refused_before_a_job_is_submitted(tmp_path: Path) -> None:
+    """A cluster would start the trainer again and again."""
+    model = "dim = 2\nhidden = [4]"
+    uri = f"lmdb:{tmp_path}/store"
+    trained = stored(streams.config(["user"], model), uri)
+    check_store(trained)
+    store = open_store(trained.store_spec(), uri)
+    trainer = Trainer(trained, store)
+    trainer.train(streams.block([1, 0], {"user": ["a", "b"]}, 1), 0, 0)
+    trainer.commit(1, final=True)
+    store.close()
+    check_store(trained)
+    check_store(stored(streams.config(["user"], model, "corrections = 'skip'"), uri))
+    with pytest.raises(SystemExit, match=r"tables\.embeddings\.dim is 3 there and 4 here"):
+        check_store(stored(streams.config(["user"], "dim = 3\nhidden = [4]"), uri))
+    with pytest.raises(SystemExit, match=r"the store holds shape .*, the model needs shape"):
+        check_store(stored(streams.config(["user"], "dim = 2\nhidden = [5]"), uri))
+    with pytest.raises(SystemExit, match=r"the store holds shape .*, the model needs shape"):
+        check_store(stored(streams.config(["user", "item"], model), uri))
+
+
+def stored(config: Config, uri: str) -> Config:
+    return replace(config, store=replace(config.store, uri=uri))

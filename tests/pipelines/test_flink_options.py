@@ -1,0 +1,85 @@
+"""What --runner=FlinkRunner is given besides, and that the command line wins."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from apache_beam.options.pipeline_options import DebugOptions, PortableOptions
+
+from examples.flink.cluster import Cluster
+from examples.flink.settings import free_ports
+from monobeam.pipelines import options
+
+ROOT = Path(__file__).parents[2]
+CONFIG = str(ROOT / "examples/movielens/model.toml")
+
+
+def parsed(*arguments: str) -> tuple[options.PipelineOptions, options.Config]:
+    return options.parse([f"--config={CONFIG}", "--runner=FlinkRunner", *arguments], "online", "", "")
+
+
+def given(found: options.PipelineOptions, *names: str) -> dict[str, Any]:
+    """As the job server is told."""
+    pairs = [flag.removeprefix("--").partition("=") for flag in found._flags]
+    return {name: value for name, _, value in pairs if name in names}
+
+
+def test_a_cluster_gets_workers_bundles_and_checkpoints(flink: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BIGTABLE_EMULATOR_HOST", "127.0.0.1:1")
+    found, _ = parsed("--streaming", f"--flink_master={flink.address}")
+    assert given(found, "parallelism", "max_bundle_time_mills", "checkpointing_interval", "flink_job_server_jar") == {
+        "parallelism": "2",
+        "max_bundle_time_mills": "50",
+        "checkpointing_interval": "10000",
+        "flink_job_server_jar": str(ROOT / ".tools/flink/job-server.jar"),
+    }
+    portable = found.view_as(PortableOptions)
+    assert portable.environment_type == "PROCESS"
+    worker = json.loads(portable.environment_config)
+    assert os.access(worker["command"], os.X_OK)
+    assert worker["env"]["MONOBEAM_PYTHON"] == sys.executable
+    assert worker["env"]["BIGTABLE_EMULATOR_HOST"] == "127.0.0.1:1"
+    assert "disable_logging_submission_environment" in found.view_as(DebugOptions).experiments
+
+
+def test_what_is_given_stays(flink: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    at = f"--flink_master={flink.address}"
+    own = ["--parallelism=1", "--max_bundle_size=7", "--checkpointing_interval=1", "--flink_version=1.20"]
+    own += ["--environment_type=DOCKER", "--environment_config=image", "--experiments=mine"]
+    found, _ = parsed("--streaming", at, *own)
+    assert given(found, "parallelism", "max_bundle_size", "checkpointing_interval", "flink_job_server_jar") == {
+        "parallelism": "1",
+        "max_bundle_size": "7",
+        "checkpointing_interval": "1",
+    }
+    portable = found.view_as(PortableOptions)
+    assert (portable.environment_type, portable.environment_config) == ("DOCKER", "image")
+    assert "mine" in found.view_as(DebugOptions).experiments
+    monkeypatch.setenv("FLINK_CONF_DIR", "/etc/flink")
+    found, _ = parsed("--streaming", at)
+    assert not given(found, "checkpointing_interval")
+
+
+def test_a_bounded_run_keeps_beams_bundles() -> None:
+    found, _ = parsed("--flink_master=[local]")
+    assert not given(found, "max_bundle_size", "checkpointing_interval", "parallelism", "environment_type")
+
+
+def test_directories_are_the_ones_seen_from_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    _, config = parsed("--impressions=file:a", "--impressions=file:/b", "--store=lmdb:store", "--cold=memory:")
+    assert config.logs.impressions == (f"file:{tmp_path}/a", "file:/b")
+    assert config.logs.sync == f"file:{tmp_path}/sync"
+    assert (config.store.uri, config.join.cold) == (f"lmdb:{tmp_path}/store", "memory:")
+
+
+def test_a_cluster_that_does_not_answer_is_said_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    address = f"127.0.0.1:{free_ports()['rest.port']}"
+    with pytest.raises(SystemExit, match="2"):
+        parsed(f"--flink_master={address}")
+    assert f"--flink_master={address}: no Flink JobManager answers there" in capsys.readouterr().err
