@@ -19,7 +19,7 @@ from monobeam.models.deepfm import build
 from monobeam.models.dense import DenseWeights
 from monobeam.models.section import ConfigError, quoted
 from monobeam.store import dense
-from monobeam.store.backend import AwayError, Backend, open_backend
+from monobeam.store.backend import AwayError, Backend, CredentialsError, open_backend
 from monobeam.store.spec import check_fingerprint
 from monobeam.transforms.pubsub import source
 
@@ -72,7 +72,7 @@ def check_store(config: Config) -> None:
             _check_model(config, backend)
         finally:
             backend.close()
-    except AwayError:
+    except (AwayError, CredentialsError):
         return
     except (ValueError, OSError) as error:
         raise SystemExit(str(error)) from None

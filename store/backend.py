@@ -35,6 +35,10 @@ class AwayError(BackendError):
     """A store that cannot be used now, or no more as it was opened: wait, open it again, go on from its positions."""
 
 
+class CredentialsError(BackendError):
+    """Nobody here may ask the store; others, say workers in a cloud, may be allowed to."""
+
+
 class StaleError(AwayError):
     """A store that went back to its last commit since it was opened."""
 

@@ -12,7 +12,7 @@ import grpc
 import grpc.experimental
 from google.cloud.bigtable_v2.types import bigtable as messages
 
-from monobeam.store.backend import AwayError, BackendError
+from monobeam.store.backend import AwayError, CredentialsError
 
 SERVICE = "bigtable.googleapis.com:443"
 SCOPES = ("https://www.googleapis.com/auth/bigtable.data",)
@@ -80,7 +80,7 @@ def channel(service: str, scopes: Sequence[str]) -> grpc.Channel:
     try:
         credentials, _ = google.auth.default(scopes=list(scopes))
     except google.auth.exceptions.DefaultCredentialsError as error:
-        raise BackendError(f"{service}: no credentials, and no BIGTABLE_EMULATOR_HOST: {error}") from error
+        raise CredentialsError(f"{service}: no credentials, and no BIGTABLE_EMULATOR_HOST: {error}") from error
     request = google.auth.transport.requests.Request()
     return google.auth.transport.grpc.secure_authorized_channel(credentials, request, service, options=options)
 
