@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import logging
 import os
@@ -16,7 +15,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from monobeam.logs.container import Header, block_parts, encode_header
-from monobeam.logs.log import Chunk, LockedError, LogError, Schema, encode_pieces
+from monobeam.logs.log import Chunk, LockedError, LogError, ReplacedError, Schema, encode_pieces
 from monobeam.logs.segment import READ_BYTES, Segment
 
 logger = logging.getLogger(__name__)
@@ -114,8 +113,12 @@ class Partition:
                 known[name] = Segment(path, self._base(name, segments))
             segments.append(known[name])
         self._segments = segments
-        if segments:
-            segments[-1].refresh()
+        try:
+            if segments:
+                segments[-1].refresh()
+        except ReplacedError:
+            self._segments = []
+            raise
 
     def _base(self, name: str, before: list[Segment]) -> int:
         if self.numbered:
@@ -256,8 +259,7 @@ class FileAppender:
         try:
             last = Partition(partition, place, numbered=True).last()
             self.end = last.end if last else 0
-            # The marker need not be random, only unlikely to occur in data: so it follows from what it delimits.
-            marker = hashlib.blake2b(f"{place.name}/{partition}/{self.end}".encode(), digest_size=16).digest()
+            marker = os.urandom(16)  # by which readers notice that a log was deleted and begun anew
             self._header = encode_header(schema, codec, marker)
             self._new = Header(_schema_text(schema), codec, marker, len(self._header))
             self._open = self._new

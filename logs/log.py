@@ -27,6 +27,10 @@ class TooLargeError(LogError):
     """A record that is larger than the log takes."""
 
 
+class ReplacedError(LogError):
+    """A file of a log that was read before, and in whose place there is another: what was known of it is forgotten."""
+
+
 class LockedError(OSError):
     """A partition that someone else is appending to."""
 

@@ -69,7 +69,7 @@ def mix(keys: Keys) -> Keys:
 
 
 def pool(rows: Floats, offsets: Offsets) -> Floats:
-    """Sum of every bag of rows, float32[M, dim], added one after the other in order; in the place of ``rows`` if it can.
+    """Sum of every bag of rows, float32[M, dim], one after the other in order; in the place of ``rows`` if it can.
 
     Not ``np.add.reduceat``: its pairwise sums round differently from the native table's sequential ones.
     """
