@@ -40,8 +40,8 @@ EPILOG = """\
   GET  /ready       200 once a trained model is loaded
   GET  /metrics     for Prometheus
 
-Addresses are file:DIRECTORY for logs and lmdb:DIRECTORY for the store. Those that are not given are taken from
---config, as are --rows and --memory-limit.
+Addresses are file:DIRECTORY or kafka://HOST:PORT/TOPIC for logs and lmdb:DIRECTORY for the store. Those that are not
+given are taken from --config, as are --rows and --memory-limit.
 """
 
 

@@ -152,6 +152,9 @@ def _settings(folder: Path, controller: int) -> dict[str, str]:
         "log.dirs": str(folder.resolve() / "topics"),
         # Topics are made by whoever writes to them first, not by a reader's typing error.
         "auto.create.topics.enable": "false",
+        # One that was killed may register again so soon.
+        "broker.session.timeout.ms": "3000",
+        "broker.heartbeat.interval.ms": "500",
         # There is one broker.
         "offsets.topic.replication.factor": "1",
         "transaction.state.log.replication.factor": "1",

@@ -51,12 +51,6 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     return seen
 
 
-def write(path: Path, values: range, codec: str = "null") -> None:
-    path.parent.mkdir(exist_ok=True, parents=True)
-    with path.open("wb") as file:
-        fastavro.writer(file, SCHEMA, numbers(*values), codec=codec, sync_interval=40)
-
-
 def only_file(log: FileLog, partition: int = 0) -> Path:
     (path,) = (log.path / f"{partition:05d}").glob("*.avro")
     return path
