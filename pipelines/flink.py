@@ -35,10 +35,20 @@ def defaults(arguments: Sequence[str], master: str, streaming: bool) -> list[str
     given = {argument.partition("=")[0].removeprefix("--") for argument in arguments if argument.startswith("--")}
     wanted = dict(_wanted(master, streaming, given))
     added = [f"--{name}={value}" for name, value in wanted.items() if name not in given]
+    if streaming and (_value(arguments, "parallelism") or wanted.get("parallelism", "1")) == "1":
+        # The flag turns chaining off. Flink knows a source by what is chained to it, which with any other parallelism is
+        # nothing: a savepoint could not be taken up with another.
+        added += [] if "operator_chaining" in given else ["--operator_chaining"]
     if "job_server_jvm_properties" not in given:
         added += [f"--job_server_jvm_properties=--add-opens={name}=ALL-UNNAMED" for name in _OPENED]
     # Nothing is staged then, which a worker that is started days later would have to fetch.
     return [*added, "--experiments=disable_logging_submission_environment"]
+
+
+def _value(arguments: Sequence[str], name: str) -> str:
+    """Of the last option of that name, '' for none."""
+    found = [value for option, _, value in (argument.partition("=") for argument in arguments) if option == f"--{name}"]
+    return found[-1] if found else ""
 
 
 def _wanted(master: str, streaming: bool, given: set[str]) -> Iterator[tuple[str, str]]:

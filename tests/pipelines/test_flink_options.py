@@ -38,6 +38,7 @@ def test_a_cluster_gets_workers_bundles_and_checkpoints(flink: Cluster, monkeypa
         "checkpointing_interval": "10000",
         "flink_job_server_jar": str(ROOT / ".tools/flink/job-server.jar"),
     }
+    assert "--operator_chaining" not in found._flags
     portable = found.view_as(PortableOptions)
     assert portable.environment_type == "PROCESS"
     worker = json.loads(portable.environment_config)
@@ -57,6 +58,7 @@ def test_what_is_given_stays(flink: Cluster, monkeypatch: pytest.MonkeyPatch) ->
         "max_bundle_size": "7",
         "checkpointing_interval": "1",
     }
+    assert "--operator_chaining" in found._flags
     portable = found.view_as(PortableOptions)
     assert (portable.environment_type, portable.environment_config) == ("DOCKER", "image")
     assert "mine" in found.view_as(DebugOptions).experiments
