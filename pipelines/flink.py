@@ -6,9 +6,17 @@ import json
 import os
 import sys
 import urllib.request
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from apache_beam.options.pipeline_options import (
+    FlinkRunnerOptions,
+    GoogleCloudOptions,
+    PipelineOptions,
+    StandardOptions,
+)
 
 _ROOT = Path(__file__).parents[1]
 BOOT = _ROOT / "flink-conf/boot"
@@ -59,7 +67,8 @@ def _wanted(master: str, streaming: bool, given: set[str]) -> Iterator[tuple[str
         yield from ((name, value) for name, value in _STREAMING.items() if not (configured and name[0] == "c"))
     if master in _EMBEDDED:
         return
-    yield "parallelism", str(max(1, _overview(master)["taskmanagers"]))
+    yield "job_name", f"monobeam-{uuid.uuid4().hex[:8]}"
+    yield "parallelism", str(max(1, _ask(master, "/overview")["taskmanagers"]))
     if BOOT.exists() and not given & {"environment_type", "environment_config"}:
         yield "environment_type", "PROCESS"
         yield "environment_config", json.dumps({"command": str(BOOT), "env": _environment()})
@@ -72,10 +81,25 @@ def _environment() -> dict[str, str]:
     return {"MONOBEAM_PYTHON": sys.executable, **found}
 
 
-def _overview(master: str) -> Mapping[str, Any]:
+def cancel(options: PipelineOptions) -> None:
+    """End the job on its cluster, which it would outlive: Beam's job server only ceases to wait for it.
+
+    Raises:
+        ClusterError: if the JobManager does not answer.
+    """
+    master, runner = options.view_as(FlinkRunnerOptions).flink_master, options.view_as(StandardOptions).runner
+    if not str(runner).endswith("FlinkRunner") or master in _EMBEDDED:
+        return
+    name = options.view_as(GoogleCloudOptions).job_name
+    mine = [job for job in _ask(master, "/jobs/overview")["jobs"] if job["name"] == name and job["end-time"] < 0]
+    for job in sorted(mine, key=lambda job: job["start-time"])[-1:]:
+        _ask(master, f"/jobs/{job['jid']}?mode=cancel", "PATCH")
+
+
+def _ask(master: str, path: str, method: str = "GET") -> Mapping[str, Any]:
     address = master if "://" in master else f"http://{master}"
     try:
-        with urllib.request.urlopen(f"{address}/overview", timeout=10) as answer:
+        with urllib.request.urlopen(urllib.request.Request(address + path, method=method), timeout=10) as answer:
             found: Mapping[str, Any] = json.load(answer)
             return found
     except (OSError, ValueError) as error:

@@ -19,7 +19,7 @@ from apache_beam.options.pipeline_options import PipelineOptions, StandardOption
 from apache_beam.runners.runner import PipelineState
 
 from monobeam.logs.pubsub import PubSubError
-from monobeam.pipelines import dataflow, summary
+from monobeam.pipelines import dataflow, flink, summary
 from monobeam.store.backend import BackendError
 from monobeam.store.room import TableFullError
 from monobeam.store.spec import SpecError
@@ -88,6 +88,7 @@ def run(
         if result is not None:
             counters = _counters(result)
             result.cancel()
+            flink.cancel(options)
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

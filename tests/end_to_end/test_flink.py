@@ -80,6 +80,7 @@ class Job:
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
                 process.wait(PATIENCE_S)
+                self.wait(lambda: not self.id())
         finally:
             kill(process)
 
