@@ -36,8 +36,8 @@ def defaults(arguments: Sequence[str], master: str, streaming: bool) -> list[str
     wanted = dict(_wanted(master, streaming, given))
     added = [f"--{name}={value}" for name, value in wanted.items() if name not in given]
     if streaming and (_value(arguments, "parallelism") or wanted.get("parallelism", "1")) == "1":
-        # The flag turns chaining off. Flink knows a source by what is chained to it, which with any other parallelism is
-        # nothing: a savepoint could not be taken up with another.
+        # The flag turns chaining off. Flink knows a source by what is chained to it: nothing, at other parallelisms.
+        # So a savepoint could not be taken up with another.
         added += [] if "operator_chaining" in given else ["--operator_chaining"]
     if "job_server_jvm_properties" not in given:
         added += [f"--job_server_jvm_properties=--add-opens={name}=ALL-UNNAMED" for name in _OPENED]
