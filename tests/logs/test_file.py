@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -314,25 +313,6 @@ def test_another_process_holds_the_lock_and_is_named(tmp_path: Path) -> None:
         writer.kill()
         writer.stdout.read()
     append_all(FileLog(tmp_path), 0, OTHER, [])
-
-
-def test_who_takes_turns_goes_on_where_the_log_is(tmp_path: Path, small_segments: None) -> None:
-    """After what others have written, whatever their schema, over what one left torn, and when the log was deleted."""
-    log = FileLog(tmp_path)
-    with log.appender(0, SCHEMA, shared=True) as first, log.appender(0, SCHEMA, shared=True) as second:
-        for n in range(0, 60, 2):
-            assert (first.append(numbers(n)), second.append(numbers(n + 1))) == (n, n + 1)
-        last = sorted((tmp_path / "00000").glob("*.avro"))[-1]
-        with last.open("ab") as file:
-            file.write(b"torn by one who was killed")
-        assert second.append(numbers(60)) == 60
-        with log.appender(0, OTHER) as other:
-            other.append([])
-        assert first.append(numbers(61)) == 61
-        assert read_all(log, 0) == numbers(*range(62))
-        shutil.rmtree(tmp_path / "00000")
-        assert (first.append(numbers(0)), second.append(numbers(1))) == (0, 1)
-    assert read_all(FileLog(tmp_path), 0) == numbers(0, 1)
 
 
 @pytest.mark.parametrize("codec", ["null", "deflate"])
