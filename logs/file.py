@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import logging
 import os
@@ -17,7 +16,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from monobeam.logs.container import Header, block_parts, encode_header
-from monobeam.logs.log import Chunk, LockedError, LogError, Schema, encode_pieces
+from monobeam.logs.log import Chunk, LockedError, LogError, ReplacedError, Schema, encode_pieces
 from monobeam.logs.segment import READ_BYTES, Segment
 
 logger = logging.getLogger(__name__)
@@ -110,8 +109,12 @@ class Partition:
                 known[name] = Segment(path, self._base(name, segments))
             segments.append(known[name])
         self._segments = segments
-        if segments:
-            segments[-1].refresh()
+        try:
+            if segments:
+                segments[-1].refresh()
+        except ReplacedError:
+            self._segments = []
+            raise
 
     def _base(self, name: str, before: list[Segment]) -> int:
         if self.numbered:
@@ -247,13 +250,10 @@ class FileAppender:
         self._files = Partition(partition, place, numbered=True)
         self._lock = _lock(partition, place, TURN_S if shared else 0.0)
         self._file = -1
-        self._path = place
         self._size = self.end = 0
         self._closed = False
         try:
-            self.end = self._files.end()
-            # The marker need not be random, only unlikely to occur in data: so it follows from what it delimits.
-            marker = hashlib.blake2b(f"{place.name}/{partition}/{self.end}".encode(), digest_size=16).digest()
+            marker = os.urandom(16)  # by which readers notice that a log was deleted and begun anew
             self._header = encode_header(schema, codec, marker)
             self._new = Header(_schema_text(schema), codec, marker, len(self._header))
             self._open = self._new
@@ -266,27 +266,27 @@ class FileAppender:
 
     def _take_up(self) -> None:
         """Go on at the end of the log: cut off a torn tail; go on in the last file if its schema and codec are ours."""
-        last = self._files.last()
+        try:
+            last = self._files.last()
+        except ReplacedError:  # deleted, and begun anew by somebody else: forgotten now
+            last = self._files.last()
         if last is None:  # nothing yet, or nothing any more: then it begins anew
             self._leave_file()
             self.end = 0
             return
         self.end = last.end
-        torn = last.path.stat().st_size - last.size
-        if torn < 0:  # another file of that name: the log was deleted and begun anew
-            self._files = Partition(self._number, self._place, numbered=True)
-            self._take_up()
-            return
+        status = last.path.stat()
+        torn = status.st_size - last.size
         if torn:
             logger.warning("%s: cut off %d bytes that an earlier writer did not finish", last.path, torn)
             os.truncate(last.path, last.size)
-        if last.path != self._path:
+        if self._file >= 0 and not os.path.samestat(os.fstat(self._file), status):
             self._leave_file()
         header = last.header
         if header and (header.schema, header.codec) == (self._new.schema, self._new.codec):
             if self._file < 0:
                 self._file = os.open(last.path, os.O_WRONLY | os.O_APPEND)
-            self._path, self._open, self._size = last.path, header, last.size
+            self._open, self._size = header, last.size
 
     def append(self, records: Sequence[Mapping[str, Any]]) -> int:
         """Append all records or none; the offset of the first (see Appender)."""
@@ -323,8 +323,8 @@ class FileAppender:
 
     def _write(self, parts: list[bytes | bytearray]) -> None:
         if self._file < 0:
-            self._path = self._place / f"{self.end:020d}{SUFFIX}"
-            self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+            path = self._place / f"{self.end:020d}{SUFFIX}"
+            self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
             parts = [self._header, *parts]
         size = sum(map(len, parts))
         try:

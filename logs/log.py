@@ -21,6 +21,10 @@ class LogError(ValueError):
     """A log that is not laid out as a log, or an offset that it does not have."""
 
 
+class ReplacedError(LogError):
+    """A file of a log that was read before, and in whose place there is another: what was known of it is forgotten."""
+
+
 class LockedError(OSError):
     """A partition that someone else is appending to."""
 

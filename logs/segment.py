@@ -8,7 +8,7 @@ from bisect import bisect_left, bisect_right
 from pathlib import Path
 
 from monobeam.logs.container import ContainerError, Header, Incomplete, decode_header, decompress, frame, scan
-from monobeam.logs.log import Chunk, LogError, Part, clip
+from monobeam.logs.log import Chunk, LogError, Part, ReplacedError, clip
 
 READ_BYTES = 16 << 20
 HEADER_BYTES = 64 << 10
@@ -45,6 +45,8 @@ class Segment:
     def _index(self, size: int) -> None:
         file = os.open(self.path, os.O_RDONLY)
         try:
+            if self.header and not _begins_with(file, self.header):
+                raise ReplacedError(f"{self.path}: another file is in the place of the one that was read before")
             header = self.header or self._read_header(file, size)
             if header is None:
                 return
@@ -121,3 +123,8 @@ class Segment:
             payloads.append(body)
             parts.append(Part(block.records, len(body), damage))
         return b"".join(payloads), tuple(parts)
+
+
+def _begins_with(file: int, header: Header) -> bool:
+    """Whether a file still has the header that it had: its marker is random."""
+    return os.pread(file, len(header.sync), header.size - len(header.sync)) == header.sync

@@ -77,10 +77,12 @@ class Follower:
             self._replica.load(self._store())
             self._tail = Tail(self._log, ends)
         read = 0
-        for record in self._tail.new():
-            self._apply(record)
-            read += 1
-        self._look_at_store(self._now_us())
+        try:
+            for record in self._tail.new():
+                self._apply(record)
+                read += 1
+        finally:
+            self._look_at_store(self._now_us())  # which is what remains where the log cannot be read
         return read > 0
 
     def _apply(self, record: Mapping[str, Any]) -> None:

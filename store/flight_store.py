@@ -117,6 +117,8 @@ class _Head:
         self._connection.call("work", {})
 
     def begin(self, partition: int, offset: int) -> None:
+        # If it is refused, what follows on this connection may still be done; the store is dropped then, and all of
+        # it undone. Hosts are others: before they are asked, ``begun``.
         self._connection.ask("begin", {"partition": partition, "offset": offset})
 
     def begun(self) -> None:

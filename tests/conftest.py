@@ -21,7 +21,7 @@ _numbers = itertools.count()
 
 
 def uses_core_programs(item: pytest.Item) -> bool:
-    return "core_programs" in getattr(item, "fixturenames", ()) and item.path.name == "test_core.py"
+    return item.path == ROOT / "tests/native/test_core.py"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

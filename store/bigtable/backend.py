@@ -176,9 +176,11 @@ class BigtableBackend:
 
     def close(self) -> None:
         """See Backend."""
-        self._leases.close()
-        self._deltas.clear()
-        self._client.close()
+        try:
+            self._leases.close()
+        finally:
+            self._deltas.clear()
+            self._client.close()
 
     @contextmanager
     def last_commit(self) -> Iterator[Committed]:

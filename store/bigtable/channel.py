@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import grpc
 import grpc.experimental
 from google.cloud.bigtable_v2.types import bigtable as messages
 
-from monobeam.store.backend import BackendError
+from monobeam.store.backend import AwayError, BackendError
 
 SERVICE = "bigtable.googleapis.com:443"
 SCOPES = ("https://www.googleapis.com/auth/bigtable.data",)
@@ -23,6 +24,7 @@ class DataChannel:
 
     def __init__(self, threads: int) -> None:
         self.pool = ThreadPoolExecutor(threads, "bigtable")
+        self._closed = False
         self._channel = channel(SERVICE, SCOPES)
         stream, service = self._channel.unary_stream, "/google.bigtable.v2.Bigtable/"
         self.mutate_rows = stream(service + "MutateRows", None, messages.MutateRowsResponse.pb().FromString)
@@ -38,8 +40,19 @@ class DataChannel:
             messages.CheckAndMutateRowResponse.pb().FromString,
         )
 
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Around calls; AwayError where they fail because somebody has closed it."""
+        try:
+            yield
+        except (RuntimeError, ValueError) as error:  # what a closed pool, a closed channel raise
+            if not self._closed:
+                raise
+            raise AwayError(f"the connection to Bigtable was closed by its owner: {error}") from error
+
     def close(self) -> None:
         """End the connection and the threads."""
+        self._closed = True
         self.pool.shutdown()
         self._channel.close()
 

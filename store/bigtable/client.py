@@ -153,12 +153,13 @@ class Client:
         """
         channel, pending = self._channel, deque[Future[None]]()
         try:
-            for batch in _batches(entries):
-                if len(pending) == self.in_flight:
+            with channel.in_use():
+                for batch in _batches(entries):
+                    if len(pending) == self.in_flight:
+                        pending.popleft().result()
+                    pending.append(channel.pool.submit(self._mutate, channel, batch))
+                while pending:
                     pending.popleft().result()
-                pending.append(channel.pool.submit(self._mutate, channel, batch))
-            while pending:
-                pending.popleft().result()
         finally:
             wait(pending)
 
@@ -174,9 +175,10 @@ class Client:
 
         def begin(rows: Range | Sequence[bytes]) -> Any:
             request = self._read_request(rows, chain)
-            return channel.read_rows(request, timeout=BULK_TIMEOUT_S, metadata=self._metadata)
+            with channel.in_use():
+                return channel.read_rows(request, timeout=BULK_TIMEOUT_S, metadata=self._metadata)
 
-        return _resumed(begin(rows), rows, begin, self.attempts("read", patience_s))
+        return _resumed(begin(rows), rows, begin, lambda: self.attempts("read", patience_s))
 
     def check_and_mutate(self, key: bytes, filters: Mapping[str, Any], matched: bool, mutations: Sequence[Any]) -> bool:
         """Apply mutations if it is ``matched`` that a cell of the row passes all filters; one attempt.
@@ -280,9 +282,13 @@ class Chunks:
 
 
 def _resumed(
-    call: Any, rows: Range | Sequence[bytes], begin: Callable[[Range | Sequence[bytes]], Any], attempts: Attempts
+    call: Any,
+    rows: Range | Sequence[bytes],
+    begin: Callable[[Range | Sequence[bytes]], Any],
+    patience: Callable[[], Attempts],
 ) -> Iterator[Cell]:
     """The cells of a call that has begun for these rows, and of those that ``begin`` makes for what it left."""
+    attempts = patience()  # which begins when somebody waits
     while True:
         merged, last = Chunks(), b""
         try:

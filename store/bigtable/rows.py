@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
@@ -117,9 +118,9 @@ def _table_and_id(key: bytes) -> tuple[str, int]:
 
 def in_turns(sources: Iterable[Generator[_T]], at_a_time: int) -> Iterator[_T]:
     """What all of them give, one piece of each in turn. They are made when they are needed, so many ``at_a_time``."""
-    more = iter(sources)
-    begun = deque(itertools.islice(more, at_a_time))
+    more, begun = iter(sources), deque[Generator[_T]]()
     try:
+        begun.extend(itertools.islice(more, at_a_time))
         while begun:
             try:
                 yield next(begun[0])
@@ -128,8 +129,9 @@ def in_turns(sources: Iterable[Generator[_T]], at_a_time: int) -> Iterator[_T]:
                 begun.popleft()
                 begun.extend(itertools.islice(more, 1))
     finally:
-        for source in begun:
-            source.close()
+        with ExitStack() as closing:
+            for source in begun:
+                closing.callback(source.close)
 
 
 def _blocks(cells: Iterable[Cell]) -> Generator[tuple[str, Change]]:

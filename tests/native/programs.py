@@ -5,10 +5,13 @@ They take minutes of one core and nothing else; the other tests leave as much fr
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import subprocess
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -39,8 +42,8 @@ class Programs:
     def close(self) -> None:
         """End what still runs."""
         self._ended = True
-        if self._running:
-            self._running.kill()
+        if self._running and self._running.returncode is None:
+            _kill(self._running)
         self._thread.shutdown(cancel_futures=True)
 
     def _run(self, how: str) -> Finished:
@@ -55,8 +58,20 @@ class Programs:
 
     def _finished(self, command: list[str]) -> Finished:
         polite = ["nice", "-n", "19", *command]
-        with subprocess.Popen(polite, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as self._running:
+        pipe = subprocess.PIPE
+        with subprocess.Popen(polite, stdout=pipe, stderr=pipe, text=True, start_new_session=True) as running:
+            self._running = running
             if self._ended:
-                self._running.kill()
-            output, errors = self._running.communicate(timeout=LIMIT_S)
-        return Finished(command, self._running.returncode, output, errors)
+                _kill(running)
+            try:
+                output, errors = running.communicate(timeout=LIMIT_S)
+            except subprocess.TimeoutExpired:
+                _kill(running)
+                raise
+        return Finished(command, running.returncode, output, errors)
+
+
+def _kill(running: subprocess.Popen[str]) -> None:
+    """With what it started: a compiler is several processes."""
+    with suppress(ProcessLookupError):
+        os.killpg(running.pid, signal.SIGKILL)

@@ -154,19 +154,22 @@ def test_from_no_commit_over_a_gap_to_a_store_that_is_away(world: World) -> None
 
 def test_a_sync_log_that_is_deleted_and_begun_anew(world: World) -> None:
     """Meanwhile the server reads the store; it needs no new start, and bears one."""
-    world.step(1)
     one = request(5, 50, log=False)
     with running(world) as server:
+        world.step(1)
         server.until_epoch(world)
-        world.begin_sync_anew()
+        world.delete_sync()
         world.commit(2)  # into the store alone, as by a trainer that writes to what is deleted
         server.until_epoch(world)
         np.testing.assert_allclose(server.scores(one), world.expected(one), rtol=1e-6)
-        for seed in (3, 4):
-            world.step(seed)
-            server.until_epoch(world)
-            np.testing.assert_allclose(server.scores(one), world.expected(one), rtol=1e-6)
-        assert server.client.get("/ready").json()["error"] is None
+        world.step(3, rows=200)  # more than the old log had
+        server.until_epoch(world)
+        server.until(lambda: server.client.get("/ready").json()["error"] is None, "the new log")
+        by_events = server.stats()["replica"]["events"]
+        world.step(4)
+        server.until_epoch(world)
+        np.testing.assert_allclose(server.scores(one), world.expected(one), rtol=1e-6)
+        server.until(lambda: server.stats()["replica"]["events"] > by_events, "an event of the new log")
         server.end()
     with running(world) as server:
         server.until_epoch(world)

@@ -125,6 +125,8 @@ class World:
 
     def publish(self, events: Sequence[SyncEvent]) -> None:
         """Append events to the sync log."""
+        if not (self.folder / "sync").exists():
+            self.sync = open_log(self.uri("sync"), partitions=1).appender(0, SYNC)
         self.sync.append([event.to_record() for event in events])
 
     def publish_by_shard(self, events: Sequence[SyncEvent]) -> None:
@@ -134,11 +136,10 @@ class World:
                 self._by_shard[event.shard] = open_log(self.uri("sync_by_shard")).appender(event.shard, SYNC)
             self._by_shard[event.shard].append([event.to_record()])
 
-    def begin_sync_anew(self) -> None:
-        """Delete the sync log, and begin another in its place."""
+    def delete_sync(self) -> None:
+        """Delete the sync log; the next ``publish`` begins it anew, folder and first record at once, as jobs do."""
         self.sync.close()
         shutil.rmtree(self.folder / "sync")
-        self.sync = open_log(self.uri("sync"), partitions=1).appender(0, SYNC)
 
     def reopen(self, shards: int, reshard: Callable[[], None]) -> None:
         """End the trainer, let the store be cut anew, and start it with a configuration that says so."""
