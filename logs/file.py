@@ -253,10 +253,7 @@ class FileAppender:
         self._size = self.end = 0
         self._closed = False
         try:
-            marker = os.urandom(16)  # by which readers notice that a log was deleted and begun anew
-            self._header = encode_header(schema, codec, marker)
-            self._new = Header(_schema_text(schema), codec, marker, len(self._header))
-            self._open = self._new
+            self._renew(_schema_text(schema), codec)
             self._take_up()
         except BaseException:
             self.close()
@@ -264,13 +261,20 @@ class FileAppender:
         if shared:
             self._unlock()
 
+    def _renew(self, schema: str, codec: str) -> None:
+        marker = os.urandom(16)  # by which readers notice that a log was deleted and begun anew
+        self._header = encode_header(json.loads(schema), codec, marker)
+        self._open = self._new = Header(schema, codec, marker, len(self._header))
+
     def _take_up(self) -> None:
         """Go on at the end of the log: cut off a torn tail; go on in the last file if its schema and codec are ours."""
         try:
             last = self._files.last()
         except ReplacedError:  # deleted, and begun anew by somebody else: forgotten now
             last = self._files.last()
-        if last is None:  # nothing yet, or nothing any more: then it begins anew
+        if last is None:
+            if self.end:  # nothing any more
+                self._renew(self._new.schema, self._new.codec)
             self._leave_file()
             self.end = 0
             return
