@@ -121,7 +121,7 @@ $(PEERS)/%/installed: benchmarks/_table/%.txt | $(STAMPS)/venv
 define go_install
 	$(call say,$(1): by go install (a minute or two))
 	@mkdir -p .tools/bin && go="$$(command -v go || echo $(CURDIR)/$(VENV)/bin/go)" && \
-	  { [ ! -x "$$go" ] || GOBIN="$(CURDIR)/.tools/bin" "$$go" install $(2) ; } && [ -x $@ ] || echo "    it could not be built: $(3)"
+	  [ -x "$$go" ] && GOBIN="$(CURDIR)/.tools/bin" "$$go" install $(2) || echo "    it could not be built: $(3)"
 endef
 
 prism: setup $(if $(wildcard $(PRISM)),,$(PRISM))
