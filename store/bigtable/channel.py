@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import grpc
 import grpc.experimental
@@ -87,6 +86,6 @@ def channel(service: str, scopes: Sequence[str]) -> grpc.Channel:
 
 def status_of(error: grpc.RpcError) -> tuple[int, str]:
     """The number and text of what a call ended with."""
-    with contextlib.suppress(AttributeError):
+    with suppress(AttributeError):
         return error.code().value[0], str(error.details())
     return grpc.StatusCode.UNKNOWN.value[0], str(error)

@@ -21,7 +21,7 @@ from google.cloud.bigtable_v2.types import bigtable as messages
 from google.cloud.bigtable_v2.types import data
 
 from monobeam.store.backend import AwayError, BackendError
-from monobeam.store.bigtable.channel import DataChannel, status_of
+from monobeam.store.bigtable.channel import READ_AHEAD_BYTES, DataChannel, status_of
 from monobeam.store.bigtable.wire import Range
 
 ENTRIES_PER_REQUEST = 2000  # the service takes 100 000 mutations
@@ -328,7 +328,7 @@ def _joined(responses: Iterable[bytes]) -> Iterator[Any]:
         for response in responses:
             some.append(response)
             size += len(response)
-            if len(some) == RESPONSES_AT_ONCE or size > BYTES_PER_REQUEST:
+            if len(some) == RESPONSES_AT_ONCE or size > READ_AHEAD_BYTES:
                 yield _Response.FromString(b"".join(some))
                 some, size = [], 0
     except grpc.RpcError:
