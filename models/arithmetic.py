@@ -25,5 +25,5 @@ def training_arithmetic() -> Iterator[None]:
 def fix_threads_and_order() -> None:
     """One thread for all of torch's operators in this process, and only those whose sums have a fixed order."""
     torch.set_num_threads(1)
-    torch.use_deterministic_algorithms(True)
+    torch.set_deterministic_debug_mode("error")  # the function of a better name imports the compiler
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # writes results twice

@@ -9,34 +9,10 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from monobeam.models import steps
 from monobeam.models.optimizers import OptimizerConfig
 
 Arrays = dict[str, npt.NDArray[np.float32]]
-
-# What each optimizer of torch keeps for a parameter.
-_STATE = {"sgd": ("momentum_buffer",), "adagrad": ("step", "sum"), "adam": ("step", "exp_avg", "exp_avg_sq")}
-
-
-def _optimizer(parameters: list[nn.Parameter], config: OptimizerConfig) -> torch.optim.Optimizer:
-    rate, hyper = config.learning_rate, config.hyper
-    if config.optimizer == "sgd":
-        return torch.optim.SGD(parameters, rate, hyper["momentum"], weight_decay=hyper["weight_decay"])
-    if config.optimizer == "adagrad":
-        return torch.optim.Adagrad(
-            parameters,
-            rate,
-            weight_decay=hyper["weight_decay"],
-            initial_accumulator_value=hyper["initial_accumulator"],
-            eps=hyper["epsilon"],
-        )
-    return torch.optim.Adam(
-        parameters,
-        rate,
-        (hyper["beta1"], hyper["beta2"]),
-        hyper["epsilon"],
-        weight_decay=hyper["weight_decay"],
-        fused=True,  # one pass over all weights, where the default makes a dozen small ones for each array
-    )
 
 
 def clip(parameters: Collection[nn.Parameter], hyper: Mapping[str, float]) -> None:
@@ -61,8 +37,8 @@ class DenseWeights:
 
     def __init__(self, module: nn.Module, config: OptimizerConfig) -> None:
         self._parameters = dict(module.named_parameters())
-        self._optimizer = _optimizer(list(self._parameters.values()), config)
-        self._keeps = _STATE[config.optimizer]
+        self._states: dict[str, steps.State] = {name: {} for name in self._parameters}
+        self._optimizer = config.optimizer
         self._hyper = config.hyper
 
     def refresh(self, now_s: int) -> None:
@@ -73,13 +49,14 @@ class DenseWeights:
 
     def clear(self) -> None:
         """Drop the gradients."""
-        self._optimizer.zero_grad()
+        for parameter in self._parameters.values():
+            parameter.grad = None
 
     def step(self, learning_rate: float) -> None:
         """Move the weights by their gradients, clipped."""
         clip(self._parameters.values(), self._hyper)
-        self._optimizer.param_groups[0]["lr"] = learning_rate
-        self._optimizer.step()
+        parameters, states = list(self._parameters.values()), list(self._states.values())
+        steps.step(self._optimizer, parameters, states, learning_rate, self._hyper)
 
     def values(self) -> Arrays:
         """The weights under the module's names: what serving needs."""
@@ -88,10 +65,8 @@ class DenseWeights:
     def state(self) -> Arrays:
         """Weights and optimizer state."""
         arrays = {f"weight/{name}": value for name, value in self.values().items()}
-        for name, parameter in self._parameters.items():
-            for key, value in self._optimizer.state[parameter].items():
-                if value is not None:
-                    arrays[f"{key}/{name}"] = value.detach().numpy().copy()
+        for name, state in self._states.items():
+            arrays |= {f"{key}/{name}": value.numpy().copy() for key, value in state.items()}
         return arrays
 
     def restore(self, arrays: Mapping[str, npt.NDArray[np.float32]]) -> None:
@@ -104,10 +79,11 @@ class DenseWeights:
                 raise ValueError(f"{label}: the store holds shape {arrays[label].shape}, the model has none")
         for name, parameter in self._parameters.items():
             self._restore_weight(parameter, arrays, f"weight/{name}")
-            saved = {key: arrays[f"{key}/{name}"] for key in self._keeps if f"{key}/{name}" in arrays}
-            if len(saved) == len(self._keeps):
+            keeps = steps.STATE[self._optimizer]
+            saved = {key: arrays[f"{key}/{name}"] for key in keeps if f"{key}/{name}" in arrays}
+            if len(saved) == len(keeps):
                 tensors = {key: torch.from_numpy(np.array(value, np.float32)) for key, value in saved.items()}
-                self._optimizer.state[parameter].update(tensors)
+                self._states[name].update(tensors)
 
     def _restore_weight(
         self, parameter: nn.Parameter, arrays: Mapping[str, npt.NDArray[np.float32]], label: str

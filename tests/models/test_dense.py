@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -90,3 +93,48 @@ def test_weights_that_the_module_lacks_are_refused() -> None:
     state = dense.state() | {"weight/projection": np.zeros((2, 3), np.float32)}
     with pytest.raises(ValueError, match=r"weight/projection: the store holds shape \(2, 3\), the model has none"):
         weights("adam")[1].restore(state)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_steps_are_those_of_torchs_own_optimizer(optimizer: str) -> None:
+    hyper = {"weight_decay": 0.01, **OPTIMIZERS[optimizer]}
+    module, dense = weights(optimizer, **hyper)
+    theirs, config = weights(optimizer)[0], {**COMMON, **optimizers.DENSE[optimizer], **hyper}
+    parameters = list(theirs.parameters())
+    twin: torch.optim.Optimizer = {
+        "sgd": lambda: torch.optim.SGD(parameters, 0.1, config["momentum"], weight_decay=0.01),
+        "adagrad": lambda: torch.optim.Adagrad(
+            parameters,
+            0.1,
+            weight_decay=0.01,
+            initial_accumulator_value=config["initial_accumulator"],
+            eps=config["epsilon"],
+        ),
+        "adam": lambda: torch.optim.Adam(
+            parameters, 0.1, (config["beta1"], config["beta2"]), config["epsilon"], weight_decay=0.01, fused=True
+        ),
+    }[optimizer]()
+    for _ in range(5):
+        step(module, dense)
+        twin.zero_grad()
+        torch.autograd.backward(theirs(torch.ones(2, 3)).sum())
+        twin.step()
+    for name, parameter in theirs.named_parameters():
+        assert np.array_equal(dense.values()[name], parameter.detach().numpy()), name
+        for key, value in twin.state[parameter].items():
+            assert np.array_equal(dense.state()[f"{key}/{name}"], value.numpy()), key
+
+
+def test_a_trainer_starts_without_torchs_compiler() -> None:
+    """It takes seconds to import, in each process that trains, at each restart."""
+    code = """
+import sys
+from tests.models.trainers import *
+trainer = Trainer(SETTINGS, Store(SETTINGS.store_spec(), MemoryBackend()))
+for offset, block in enumerate(stream(2)):
+    trainer.train(block, 0, offset)
+trainer.commit(START_US)
+print("torch._dynamo" in sys.modules, trainer.positions[0])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "2"]
