@@ -25,6 +25,7 @@ BEAM_VERSION := $(shell sed -n 's/^apache-beam==//p' constraints.txt)
 PRISM := .tools/bin/prism
 EMULATOR := .tools/bin/emulator
 EMULATOR_VERSION := v1.58.0
+PUBSUB := .tools/bin/pubsub
 KAFKA := .tools/kafka/installed
 MAVEN_COPY := org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies
 FLINK_VERSION := 1.19.3
@@ -38,7 +39,7 @@ say = @printf '\033[1m==>\033[0m %s\n' "$(1)"
 install_in = { [ -x $(VENV)/bin/uv ] && VIRTUAL_ENV=$(1) $(VENV)/bin/uv pip install -q $(2) ; } || $(1)/bin/python -m pip install -q $(2)
 install = $(call install_in,$(VENV),$(1))
 
-.PHONY: help setup go prism emulator kafka flink flink-stop flink-parts data demo test lint types bench faults peers clean distclean
+.PHONY: help setup go prism emulator pubsub kafka flink flink-stop flink-parts data demo test lint types bench faults peers clean distclean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -52,7 +53,7 @@ demo: setup prism data  ## the whole loop on MovieLens, with a live page: about 
 	  --data "$(or $(DATA),$(MOVIELENS))" $(if $(RATINGS),--ratings $(RATINGS)) \
 	  $(if $(wildcard $(PRISM)),--prism "$(CURDIR)/$(PRISM)")
 
-test: setup prism emulator kafka flink-parts data lint types  ## lint, types and every test
+test: setup prism emulator pubsub kafka flink-parts data lint types  ## lint, types and every test
 	$(call say,pytest)
 	@$(PY) -m pytest $(PYTEST_ARGS)
 
@@ -127,18 +128,21 @@ $(PEERS)/%/installed: benchmarks/_table/%.txt | $(STAMPS)/venv
 	@$(call install_in,$(@D),-r $<)
 	@touch $@
 
-# ---- Prism, the Bigtable emulator, Kafka and MovieLens ---------------------------------------------------------------
+# ---- Prism, emulators of Bigtable and Pub/Sub, Kafka and MovieLens --------------------------------------------------
+
+find_go = go="$$(command -v go || echo $(CURDIR)/$(VENV)/bin/go)" && [ -x "$$go" ]
 
 # $(call go_install,program,module and command,what happens without it).
 define go_install
 	$(call say,$(1): by go install (a minute or two))
-	@mkdir -p .tools/bin && go="$$(command -v go || echo $(CURDIR)/$(VENV)/bin/go)" && \
-	  [ -x "$$go" ] && GOBIN="$(CURDIR)/.tools/bin" "$$go" install $(2) || echo "    it could not be built: $(3)"
+	@mkdir -p .tools/bin && $(find_go) && GOBIN="$(CURDIR)/.tools/bin" "$$go" install $(2) || echo "    it could not be built: $(3)"
 endef
 
 prism: setup $(if $(wildcard $(PRISM)),,$(PRISM))
 
 emulator: setup $(if $(wildcard $(EMULATOR)),,$(EMULATOR))
+
+pubsub: setup $(if $(wildcard $(PUBSUB)),,$(PUBSUB))
 
 kafka: $(KAFKA)  ## a Kafka broker for this machine: python -m examples.kafka.broker
 
@@ -153,6 +157,12 @@ $(PRISM): go
 
 $(EMULATOR): go
 	$(call go_install,emulator,cloud.google.com/go/bigtable/cmd/emulator@$(EMULATOR_VERSION),tests of the store in Bigtable will be skipped)
+
+# Google publishes a fake of Pub/Sub for Go programs, but no program: that is examples/pubsub.
+$(PUBSUB): go
+	$(call say,pubsub: an emulator by go build (a minute or two))
+	@mkdir -p .tools/bin && $(find_go) && "$$go" build -C examples/pubsub -o "$(CURDIR)/$@" . || \
+	  echo "    it could not be built: tests of Pub/Sub will be skipped"
 
 # Flink itself is on PyPI, without scripts; Beam's job server for it is put together by Maven; Beam's boot starts workers.
 flink-parts: setup $(filter-out $(wildcard $(FLINK)/* $(BOOT)),$(FLINK)/lib $(FLINK)/job-server.jar $(BOOT))

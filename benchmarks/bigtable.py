@@ -14,21 +14,19 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
-import shutil
 import statistics
-import subprocess
 import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from examples import emulators
+from examples.installed import MissingError
 from monobeam.store.backend import Commit, SeenKeys, ShardCommit
 from monobeam.store.bags import Keys, shard_of
 from monobeam.store.bigtable import BigtableBackend, create, drop
@@ -49,26 +47,14 @@ Writer = Callable[[str, Keys, Rows], None]
 Seconds = dict[str, list[float]]
 
 
-@contextmanager
-def emulator() -> Iterator[None]:
+def emulator() -> AbstractContextManager[str]:
     """Whatever BIGTABLE_EMULATOR_HOST names, or one of our own for as long."""
-    if "BIGTABLE_EMULATOR_HOST" in os.environ:
-        yield
-        return
-    ours = Path(".tools/bin/emulator")
-    found = str(ours.resolve()) if ours.exists() else shutil.which("cbtemulator")
-    if found is None:
-        sys.exit("no Bigtable emulator here: `make emulator` installs it")
-    with subprocess.Popen([found, "-host=127.0.0.1", "-port=0"], stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            said = re.search(r"running on (\S+)", process.stdout.readline())
-            assert said is not None, "the emulator did not start"
-            os.environ["BIGTABLE_EMULATOR_HOST"] = said[1]
-            yield
-        finally:
-            os.environ.pop("BIGTABLE_EMULATOR_HOST", None)
-            process.kill()
+    if given := os.environ.get(emulators.BIGTABLE_HOST):
+        return nullcontext(given)
+    try:
+        return emulators.bigtable()
+    except MissingError as missing:
+        sys.exit(str(missing))
 
 
 # --- who writes ------------------------------------------------------------------------------------------------------

@@ -8,28 +8,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import sys
 from contextlib import nullcontext, suppress
-from pathlib import Path
 from statistics import median
 
 from benchmarks._faults.campaign import Campaign, Report
-from benchmarks._faults.emulator import running
 from benchmarks._faults.nursery import Nursery
 from benchmarks._faults.plan import plan
+from examples import emulators
+from examples.installed import MissingError, prism
 
 STORES = {"lmdb": ("lmdb",), "bigtable": ("bigtable",), "both": ("lmdb", "bigtable")}
 PER_ROUND = 20
-TOOLS = Path(".tools/bin")
-
-
-def tool(name: str) -> str:
-    """The path of a program that `make` installs; SystemExit where it is not there."""
-    found = TOOLS / name if (TOOLS / name).exists() else shutil.which(name)
-    if found is None:
-        raise SystemExit(f"no {name} here: `make {name}` installs it")
-    return str(Path(found).absolute())
 
 
 def say(line: str) -> None:
@@ -74,9 +64,13 @@ def main() -> int:
     if options.faults < 1:
         parser.error(f"--faults {options.faults}: must be at least 1")
     stores = STORES[options.store]
-    nursery, prism = Nursery(), tool("prism")
-    with running(tool("emulator")) if "bigtable" in stores else nullcontext("") as emulator:
-        campaign = Campaign(nursery, emulator, prism, say)
+    try:
+        runner, emulator = prism(), emulators.bigtable() if "bigtable" in stores else nullcontext("")
+    except MissingError as missing:
+        raise SystemExit(str(missing)) from None
+    nursery = Nursery()
+    with emulator as address:
+        campaign = Campaign(nursery, address, runner, say)
         with suppress(KeyboardInterrupt):  # what was found until then is reported
             if options.replay is not None:
                 campaign.round(plan(options.replay, stores, PER_ROUND))

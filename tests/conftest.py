@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import itertools
-import os
-import re
 import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from examples import emulators, installed
 from examples.flink import cluster as flink_cluster
 from examples.flink.settings import free_ports
-from examples.kafka.broker import MissingError
-from tests import pubsub
 from tests.kafka_cluster import Cluster
 from tests.native.programs import Programs
+from tests.needed import needed
+from tests.pubsub import Topic
 
 ROOT = Path(__file__).parents[1]
 _numbers = itertools.count()
@@ -44,65 +42,35 @@ def core_programs(request: pytest.FixtureRequest) -> Iterator[Programs | None]:
     programs.close()
 
 
-def emulator_path() -> str:
-    """The emulator; its absence skips the test, or fails it under CI."""
-    found = str(ROOT / ".tools/bin/emulator") if (ROOT / ".tools/bin/emulator").exists() else None
-    found = found or shutil.which("cbtemulator")
-    if found is None:
-        message = "no Bigtable emulator here: `make emulator` installs it"
-        if os.environ.get("CI") == "true":
-            pytest.fail(message)
-        pytest.skip(message)
-    return found
-
-
 @pytest.fixture(scope="session")
 def emulator() -> Iterator[str]:
     """An emulator at BIGTABLE_EMULATOR_HOST, HOST:PORT."""
-    with subprocess.Popen(
-        [emulator_path(), "-port=0", "-host=127.0.0.1"], stdout=subprocess.PIPE, text=True
-    ) as process:
-        try:
-            assert process.stdout is not None
-            found = re.search(r"running on (\S+)", process.stdout.readline())
-            assert found is not None
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setenv("BIGTABLE_EMULATOR_HOST", found[1])
-                yield found[1]
-        finally:
-            process.kill()
+    with needed():
+        running = emulators.bigtable()
+    with running as address:
+        yield address
 
 
 @pytest.fixture(scope="session")
-def new_topic() -> Iterator[Callable[[], pubsub.Topic]]:
+def new_topic() -> Iterator[Callable[[], Topic]]:
     """Makes topics in an emulator at PUBSUB_EMULATOR_HOST."""
-    with pubsub.emulator() as address, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PUBSUB_EMULATOR_HOST", address)
-        yield lambda: pubsub.Topic(f"topic-{next(_numbers)}")
+    with needed():
+        running = emulators.pubsub()
+    with running:
+        yield lambda: Topic(f"topic-{next(_numbers)}")
 
 
 @pytest.fixture(scope="session")
 def flink(tmp_path_factory: pytest.TempPathFactory) -> Iterator[flink_cluster.Cluster]:
-    """A Flink cluster with two TaskManagers; its absence skips the test, or fails it under CI."""
-    look_for_flink()
+    """A Flink cluster with two TaskManagers."""
+    with needed():
+        installed.check_flink()
     made = flink_cluster.Cluster(tmp_path_factory.mktemp("flink"), changed=free_ports())
     try:
         made.start()
         yield made
     finally:
         made.stop()
-
-
-def look_for_flink() -> None:
-    needed = (flink_cluster.FLINK / "lib", flink_cluster.FLINK / "job-server.jar", ROOT / ".tools/bin/boot")
-    missing = [str(path.relative_to(ROOT)) for path in needed if not path.exists()]
-    missing += [] if shutil.which("java") else ["java"]
-    if not missing:
-        return
-    message = f"no {', '.join(missing)} here: `make flink` installs it"
-    if os.environ.get("CI") == "true":
-        pytest.fail(message)
-    pytest.skip(message)
 
 
 @pytest.fixture(scope="session")
@@ -120,13 +88,9 @@ def new_table(emulator: str) -> Callable[[], str]:
 
 @pytest.fixture(scope="session")
 def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """A Kafka broker; where it cannot be, its absence skips the test, or fails it under CI."""
-    try:
+    """A Kafka broker."""
+    with needed():
         cluster = Cluster(tmp_path_factory.mktemp("kafka"))
-    except MissingError as missing:
-        if os.environ.get("CI") == "true":
-            pytest.fail(str(missing))
-        pytest.skip(str(missing))
     cluster.broker.start()
     yield cluster
     cluster.broker.kill()

@@ -1,54 +1,10 @@
-"""Google's Pub/Sub emulator, for a session of tests, and topics in it."""
+"""Topics of Pub/Sub, in whatever PUBSUB_EMULATOR_HOST names."""
 
 from __future__ import annotations
 
-import os
-import shutil
-import socket
-import subprocess
-import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
-
-import pytest
+from collections.abc import Iterable
 
 PROJECT = "proj-ect"
-JAR = "platform/pubsub-emulator/lib/cloud-pubsub-emulator-*-all.jar"
-
-
-def emulator_jar() -> Path:
-    """Where the Google Cloud SDK has the emulator; its absence skips the test, or fails it under CI."""
-    gcloud = shutil.which("gcloud")
-    homes = [Path(gcloud).resolve().parents[1]] if gcloud else []
-    found = [jar for home in [*homes, Path("/usr/lib/google-cloud-sdk")] for jar in sorted(home.glob(JAR))]
-    if not found or shutil.which("java") is None:
-        message = "no Pub/Sub emulator here: install google-cloud-cli-pubsub-emulator and a Java runtime"
-        if os.environ.get("CI") == "true":
-            pytest.fail(message)
-        pytest.skip(message)
-    return found[-1]
-
-
-@contextmanager
-def emulator() -> Iterator[str]:
-    """HOST:PORT of an emulator that answers."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = ["java", "-Xmx256m", "-XX:+UseSerialGC", "-jar", str(emulator_jar()), "--host=127.0.0.1"]
-    with subprocess.Popen(
-        [*command, f"--port={port}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as process:
-        try:
-            deadline = time.monotonic() + 60
-            while socket.socket().connect_ex(("127.0.0.1", port)):
-                assert process.poll() is None, "the emulator ended"
-                assert time.monotonic() < deadline, "the emulator does not answer"
-                time.sleep(0.05)
-            yield f"127.0.0.1:{port}"
-        finally:
-            process.kill()
 
 
 class Topic:

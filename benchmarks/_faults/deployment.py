@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from socket import socket
 
-from benchmarks._faults.emulator import HOST
 from benchmarks._faults.keeper import Role
 from benchmarks._faults.plan import Plan
+from examples.emulators import BIGTABLE_HOST
 
 SERVING = ("serving0", "serving1")
 LEASE_S = 1.0
@@ -87,7 +87,7 @@ class Deployment:
         return f"--config={self.folder / 'model.toml'}"
 
     def _role(self, name: str, module: str, *arguments: str) -> Role:
-        return Role(name, module, arguments, self.folder, {HOST: self.proxy})
+        return Role(name, module, arguments, self.folder, {BIGTABLE_HOST: self.proxy})
 
 
 def _shards_by_server(plan: Plan) -> dict[str, str]:

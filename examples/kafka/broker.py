@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import base64
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -19,7 +18,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-JARS = Path(__file__).parents[2] / ".tools" / "kafka"
+from examples import installed
+from examples.installed import TOOLS, MissingError
+
+JARS = TOOLS / "kafka"
 # A small heap, and code compiled quickly rather than well: it is up in a few seconds.
 JAVA = (
     "-Xms256m",
@@ -32,15 +34,9 @@ PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
 PATIENCE_S = 60.0
 
 
-class MissingError(RuntimeError):
-    """What a broker needs and this machine lacks."""
-
-
-def java() -> str:
+def _java() -> str:
     """The Java that runs it; MissingError, with what to do, where it or the broker's jars are not installed."""
-    found = shutil.which("java")
-    if found is None:
-        raise MissingError("no Java here: on Debian and Ubuntu, apt-get install default-jre-headless")
+    found = installed.java()
     if not (JARS / "installed").exists():
         raise MissingError("no Kafka broker here: `make kafka` installs it")
     return found
@@ -70,7 +66,7 @@ class Broker:
         listeners: Sequence[str] = (),
         settings: Mapping[str, str] | None = None,
     ) -> None:
-        self._java = java()
+        self._java = _java()
         self.folder = folder
         own, controller = free_ports(2)
         self.port = port or own

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -19,28 +18,24 @@ from types import MappingProxyType
 from typing import Any
 
 import pyarrow as pa
-import pytest
 
+from examples import installed
 from monobeam.logs import block
 from monobeam.logs.log import open_log, records
 from monobeam.models.config import Config, load
 from monobeam.models.features import FeatureEncoder
 from monobeam.store.backend import open_backend
 from tests.end_to_end import traffic
+from tests.needed import needed
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 120.0
 
 
 def prism() -> str:
-    """Beam's local streaming runner; its absence skips the test, or fails it under CI."""
-    found = str(ROOT / ".tools/bin/prism") if (ROOT / ".tools/bin/prism").exists() else shutil.which("prism")
-    if found is None:
-        message = "no Prism here: `make prism` installs it"
-        if os.environ.get("CI") == "true":
-            pytest.fail(message)
-        pytest.skip(message)
-    return found
+    """Beam's local streaming runner."""
+    with needed():
+        return installed.prism()
 
 
 DECIDED = (

@@ -11,10 +11,10 @@ import pytest
 
 from benchmarks._faults.clock import Clock
 from benchmarks._faults.deployment import free_ports
-from benchmarks._faults.emulator import HOST
 from benchmarks._faults.nursery import Child, Nursery, Program
 from benchmarks._faults.proxy import control
 from benchmarks._faults.schedule import SUFFER, Schedule
+from examples.emulators import BIGTABLE_HOST
 from monobeam.store.bigtable import BigtableBackend
 from tests.store import history
 
@@ -39,7 +39,7 @@ def test_a_store_behind_it_is_whole(
     kind: str, proxy: str, new_table: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     uri, twin = new_table(), history.Twin()
-    monkeypatch.setenv(HOST, proxy)
+    monkeypatch.setenv(BIGTABLE_HOST, proxy)
     backend = BigtableBackend(uri)
     backend.own(range(history.SHARDS))
     before = control(proxy).get(kind, 0)
