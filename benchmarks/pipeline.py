@@ -21,13 +21,12 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from examples.installed import prism
-
 from benchmarks._pipeline.backfills import backfill
 from benchmarks._pipeline.fresh import freshness
 from benchmarks._pipeline.run import Pauses, Run
 from benchmarks._pipeline.streams import Stream, on, stream
 from benchmarks._pipeline.world import World
+from examples.installed import prism
 
 GOALS = {
     "events_per_second": 50_000,

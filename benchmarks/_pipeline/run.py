@@ -21,7 +21,7 @@ from monobeam.transforms import resources
 WINDOW_US = 400_000
 SHARDS = 2
 PARTITIONS = 2
-PATIENCE_S = 120.0
+PATIENCE_S = 300.0
 OWN_LOGS = ("examples", "sync", "dead_letters", "metrics")
 SCHEMAS = {"impressions": traffic.IMPRESSIONS, "actions": traffic.ACTIONS}
 CONFIG = """

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from monobeam.transforms.pace import MAX_STEP_US, Pace
+from monobeam.transforms.pace import FIRST_LIMIT_US, LAST_LIMIT_US, LONG_US, Pace
 
 TICK = 50_000
 
 
-def after(pace: Pace, event_us: int, now_us: int) -> int:
+def after(pace: Pace, event_us: int, now_us: int, took_us: int = 0) -> int:
     """How far the next firing lies ahead of one now, when something is always due at the next tick."""
-    pace.fired(event_us, now_us)
+    pace.fired(event_us, now_us, took_us)
     return pace.next(event_us + TICK) - event_us
 
 
@@ -24,19 +24,31 @@ def test_longer_steps_when_firings_take_longer_than_a_tick() -> None:
         steps.append(after(pace, event, n * 3 * TICK))
         event += steps[-1]
     assert max(steps) > 2 * TICK
-    assert max(steps) <= MAX_STEP_US
+    assert max(steps) <= FIRST_LIMIT_US
 
 
 def test_longer_steps_through_a_backlog_and_short_ones_after_it() -> None:
     pace, event, now = Pace(TICK), 0, 10**12
-    for _ in range(10):
+    for _ in range(20):
         now += 1000
         event += after(pace, event, now)
-    assert after(pace, event, now + 1000) == MAX_STEP_US
+    assert after(pace, event, now + 1000) == LAST_LIMIT_US
     for _ in range(40):
         event, now = event + TICK, now + TICK
         last = after(pace, event, now)
     assert last == TICK
+
+
+def test_steps_through_a_backlog_are_as_long_as_their_work_allows() -> None:
+    pace, event, now, steps = Pace(TICK), 0, 10**12, []
+    for _ in range(60):
+        now += 1000
+        took_us = steps[-1] // 20 if steps else 0  # a second of event time is 50 ms of work
+        steps.append(after(pace, event, now, took_us))
+        event += steps[-1]
+    assert LONG_US / 2 <= max(steps[30:]) / 20 <= 2 * LONG_US
+    now += 10**6
+    assert after(pace, event, now, 10 * LONG_US) < max(steps)
 
 
 def test_what_is_due_later_is_not_awaited_earlier() -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 
 FOLDER = "MONOBEAM_CPU_FOLDER"
-EVERY_S = 0.005
+EVERY_S = 0.02
 SAY_EVERY_S = 1.0
 STEPS = {
     "transforms/read.py": "source",
