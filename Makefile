@@ -75,7 +75,7 @@ types: setup  ## mypy, strict, over every package
 
 bench: setup prism emulator data  ## every benchmark (about half an hour): figures for people, then one line of JSON each
 	@for benchmark in benchmarks/*.py; do \
-	  case $$benchmark in */_*|*/faults.py) continue;; esac; \
+	  case $$benchmark in */_*|*/faults.py|*/pipeline.py) continue;; esac; \
 	  printf '\033[1m==>\033[0m %s\n' "$$benchmark"; $(PY) -m "benchmarks.$$(basename "$$benchmark" .py)"; done
 
 faults: setup prism emulator  ## a thousand faults on LMDB and Bigtable, and what must hold after each (about 40 minutes)

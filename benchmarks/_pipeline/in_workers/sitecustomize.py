@@ -49,7 +49,8 @@ def watch(folder: Path) -> None:
                 used.pop(thread, None)
                 continue
             step = "watching" if thread == threading.get_ident() else doing(frame)
-            spent[step] += now - used.get(thread, now)
+            before = used.get(thread, now)
+            spent[step] += now - before if now > before else now  # the name of a thread that has ended is given again
             used[thread] = now
         if time.monotonic() - said > SAY_EVERY_S:
             said = time.monotonic()
