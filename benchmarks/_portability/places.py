@@ -17,7 +17,7 @@ from examples.flink import settings
 from examples.flink.cluster import Cluster
 from examples.kafka.broker import Broker, free_ports
 from monobeam.logs.log import encode_records
-from tests.end_to_end import traffic
+from tests.end_to_end import reference, traffic
 from tests.pubsub import Topic
 
 COUNT, PARTITIONS = 1000, 2
@@ -29,6 +29,7 @@ class Places:
     def __init__(self, folder: Path, stack: ExitStack) -> None:
         self.folder = folder
         self.made = traffic.make(seed=5, count=COUNT)
+        self.reference = reference.join(self.made)
         self._stack = stack
         self._write_raw: Callable[[bool], None] = cache(self._write_raw_logs)
 

@@ -18,7 +18,7 @@ from examples import installed
 from tests.end_to_end import reference
 from tests.end_to_end.run import DECIDED, Run, kill
 
-PATIENCE_S = 300.0
+PATIENCE_S, POLL_S = 300.0, 2.0
 
 
 def tried(cell: Cell, places: Places) -> Outcome:
@@ -49,7 +49,7 @@ class Trial(Run):
     """A run of a cell; its folder has the description, what the command said, and the store."""
 
     cell: Cell = field(kw_only=True)
-    made: Places = field(kw_only=True)
+    places: Places = field(kw_only=True)
     addresses: dict[str, str] = field(kw_only=True)
 
     @staticmethod
@@ -58,7 +58,7 @@ class Trial(Run):
         folder = places.folder / name
         command.describe(cell, folder)
         addresses = command.addresses(cell, folder, places.broker(cell))
-        return Trial(folder, folder, cell=cell, made=places, addresses=addresses)
+        return Trial(folder, folder, cell=cell, places=places, addresses=addresses)
 
     @property
     def store(self) -> str:
@@ -70,7 +70,7 @@ class Trial(Run):
     def arguments(self) -> list[str]:
         """The command line after the module's name."""
         prism = installed.prism() if self.cell.runner == "Prism" else ""
-        return command.arguments(self.cell, self.folder, self.addresses, prism, self.made.cluster(self.cell))
+        return command.arguments(self.cell, self.folder, self.addresses, prism, self.places.cluster(self.cell))
 
     def outcome(self, arguments: list[str]) -> Outcome:
         """Run it, to its end or until all is there."""
@@ -92,7 +92,7 @@ class Trial(Run):
             if self.cell.streaming and not self.cell.only_built and not self._wrong():
                 process.send_signal(signal.SIGTERM)
                 break
-            time.sleep(0.5)
+            time.sleep(POLL_S)
         with suppress(subprocess.TimeoutExpired):
             process.wait(max(1.0, deadline - time.monotonic()))
         return "" if self.cell.only_built or process.returncode else self._wrong()
@@ -106,7 +106,7 @@ class Trial(Run):
 
     def _differences(self) -> Iterator[str]:
         if self.cell.pipeline != "train":
-            examples, counts = reference.join(self.made.made)
+            examples, counts = self.places.reference
             found, counted = reference.as_set(self.examples()), self.counters()
             if found != examples:
                 yield f"{len(examples - found)} examples are missing, and {len(found - examples)} not the reference's"
