@@ -17,8 +17,9 @@ before anything is started; what it says stands [below](#refused).
 
 
 def page(outcomes: Mapping[Cell, Outcome]) -> str:
-    """The page as Markdown."""
-    refusals = list(dict.fromkeys(found.said for cell in cells() if (found := outcomes[cell]).verdict == REFUSED))
+    """The page as Markdown; a cell without an outcome has not been run."""
+    known = [outcomes[cell] for cell in cells() if cell in outcomes]
+    refusals = list(dict.fromkeys(found.said for found in known if found.verdict == REFUSED))
     parts = [_TOP]
     for log in LOGS:
         parts.append(f"## {log}\n{_HEADS[log]}\n\n{_table(log, outcomes, refusals)}\n")
@@ -31,11 +32,13 @@ def _table(log: str, outcomes: Mapping[Cell, Outcome], refusals: list[str]) -> s
     lines = [f"| | {' | '.join(columns)} |", f"|---{'|---' * len(columns)}|"]
     for runner in RUNNERS:
         row = [Cell(runner, pipeline, streaming, log) for pipeline, streaming in PIPELINES]
-        lines.append(f"| {runner} | {' | '.join(_shown(cell, outcomes[cell], refusals) for cell in row)} |")
+        lines.append(f"| {runner} | {' | '.join(_shown(cell, outcomes.get(cell), refusals) for cell in row)} |")
     return "\n".join(lines)
 
 
-def _shown(cell: Cell, found: Outcome, refusals: list[str]) -> str:
+def _shown(cell: Cell, found: Outcome | None, refusals: list[str]) -> str:
+    if found is None:
+        return "not run"
     if found.verdict == WORKS:
         return "builds" if cell.only_built else "works"
     if found.verdict == REFUSED:
