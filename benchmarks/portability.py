@@ -19,7 +19,7 @@ from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
 
-from benchmarks._portability.cells import FAILED, Cell, Outcome, cells
+from benchmarks._portability.cells import FAILED, WORKS, Cell, Outcome, cells
 from benchmarks._portability.page import page
 from benchmarks._portability.places import Places
 from benchmarks._portability.trial import tried
@@ -47,7 +47,8 @@ def keep(outcomes: dict[Cell, Outcome]) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.portability", description=__doc__.splitlines()[0])
     parser.add_argument("words", nargs="*", metavar="WORD", help="only cells that have it in their names")
-    wanted = cells(parser.parse_args().words)
+    words = parser.parse_args().words
+    wanted = cells(words)
     FOLDER.mkdir(parents=True, exist_ok=True)
     outcomes, work = kept(), FOLDER / "work"
     shutil.rmtree(work, ignore_errors=True)
@@ -56,7 +57,7 @@ def main() -> int:
         with ExitStack() as stack:
             places = Places(work, stack)
             for cell in wanted:
-                if cell in outcomes and outcomes[cell].verdict != FAILED and not sys.argv[1:]:
+                if outcomes.get(cell) == Outcome(WORKS) and not words:
                     continue
                 started = time.monotonic()
                 outcomes[cell] = found = tried(cell, places)
