@@ -39,7 +39,7 @@ say = @printf '\033[1m==>\033[0m %s\n' "$(1)"
 install_in = { [ -x $(VENV)/bin/uv ] && VIRTUAL_ENV=$(1) $(VENV)/bin/uv pip install -q $(2) ; } || $(1)/bin/python -m pip install -q $(2)
 install = $(call install_in,$(VENV),$(1))
 
-.PHONY: help setup go prism emulator pubsub kafka flink flink-stop flink-parts data demo test lint types bench faults peers clean distclean
+.PHONY: help setup go prism emulator pubsub kafka flink flink-stop flink-parts data demo test lint types bench faults portability peers clean distclean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -75,11 +75,14 @@ types: setup  ## mypy, strict, over every package
 
 bench: setup prism emulator data  ## every benchmark (about half an hour): figures for people, then one line of JSON each
 	@for benchmark in benchmarks/*.py; do \
-	  case $$benchmark in */_*|*/faults.py|*/pipeline.py) continue;; esac; \
+	  case $$benchmark in */_*|*/faults.py|*/pipeline.py|*/portability.py) continue;; esac; \
 	  printf '\033[1m==>\033[0m %s\n' "$$benchmark"; $(PY) -m "benchmarks.$$(basename "$$benchmark" .py)"; done
 
 faults: setup prism emulator  ## a thousand faults on LMDB and Bigtable, and what must hold after each (about 40 minutes)
 	@$(PY) -m benchmarks.faults
+
+portability: setup prism pubsub kafka flink-parts  ## every runner with every pipeline and kind of log; writes docs/portability.md (40 minutes)
+	@rm -rf runs/portability && $(PY) -m benchmarks.portability
 
 peers: $(PEERS)/tfra/installed $(PEERS)/fbgemm/installed  ## what the table is measured beside: TFRA and fbgemm (7 GB)
 	@true

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import sys
 from collections.abc import Callable, Iterator
 
-from monobeam.logs.pubsub import is_subscription
+from monobeam.logs.pubsub import Subscription, is_subscription
 from monobeam.models.config import Config
 from monobeam.models.section import quoted
 
@@ -22,6 +23,16 @@ def check_subscriptions(config: Config, used: tuple[str, ...], fail: Callable[[s
                 f"--{option}={uri}: a subscription has no end and no offsets, so only a streaming job can read it: "
                 "run join or online with --streaming, or name a log that keeps these records"
             )
+
+
+def warn_of_loss(config: Config, used: tuple[str, ...], runner: str) -> None:
+    """Say on standard error that a runner without checkpoints does not keep what subscriptions give."""
+    if uris := [uri for option, uri in _addresses(config, used) if option in RAW and is_subscription(uri)]:
+        sys.stderr.write(
+            f"warning: {runner} keeps nothing when it ends: what it has acknowledged and not yet made examples of is "
+            f"lost then. To have it again put {', '.join(Subscription.parse(uri).uri for uri in uris)} back to a time "
+            "before (gcloud pubsub subscriptions seek); a Flink cluster and Dataflow keep it\n"
+        )
 
 
 def check_reach(config: Config, used: tuple[str, ...], fail: Callable[[str], object]) -> None:

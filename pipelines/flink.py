@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import tempfile
 import urllib.request
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,9 +23,9 @@ _ROOT = Path(__file__).parents[1]
 BOOT = _ROOT / "flink-conf/boot"
 _TOOLS = _ROOT / ".tools"
 
-_EMBEDDED = ("[local]", "[auto]")
+EMBEDDED = ("[local]", "[auto]")
 # What a worker must know, too, of the environment in which the job was submitted.
-_HANDED_ON = ("MONOBEAM_LOG", "BIGTABLE_EMULATOR_HOST")
+_HANDED_ON = ("MONOBEAM_LOG", "BIGTABLE_EMULATOR_HOST", "PUBSUB_EMULATOR_HOST")
 _OPENED = ("java.base/java.lang", "java.base/java.nio", "java.base/java.util")
 # With checkpoints on, bundles end by time alone, unless they are full. Elements are blocks of thousands of records.
 _STREAMING = {"max_bundle_time_mills": "50", "max_bundle_size": "100", "checkpointing_interval": "10000"}
@@ -62,10 +63,14 @@ def _value(arguments: Sequence[str], name: str) -> str:
 def _wanted(master: str, streaming: bool, given: set[str]) -> Iterator[tuple[str, str]]:
     if (jar := _TOOLS / "flink/job-server.jar").exists() and "flink_version" not in given:
         yield "flink_job_server_jar", str(jar)
+    configured = "flink_conf_dir" in given or "FLINK_CONF_DIR" in os.environ
     if streaming:
-        configured = "flink_conf_dir" in given or "FLINK_CONF_DIR" in os.environ
         yield from ((name, value) for name, value in _STREAMING.items() if not (configured and name[0] == "c"))
-    if master in _EMBEDDED:
+    if master in EMBEDDED:
+        if streaming and not configured and "state_backend" not in given:
+            # By default checkpoints are in memory, and one of more than 5 MB fails the job, again and again.
+            yield "state_backend", "filesystem"
+            yield "state_backend_storage_path", f"file://{tempfile.gettempdir()}/monobeam-flink-{os.getuid()}"
         return
     yield "job_name", f"monobeam-{uuid.uuid4().hex[:8]}"
     yield "parallelism", str(max(1, _ask(master, "/overview")["taskmanagers"]))
@@ -88,7 +93,7 @@ def cancel(options: PipelineOptions) -> None:
         ClusterError: if the JobManager does not answer.
     """
     master, runner = options.view_as(FlinkRunnerOptions).flink_master, options.view_as(StandardOptions).runner
-    if not str(runner).endswith("FlinkRunner") or master in _EMBEDDED:
+    if not str(runner).endswith("FlinkRunner") or master in EMBEDDED:
         return
     name = options.view_as(GoogleCloudOptions).job_name
     mine = [job for job in _ask(master, "/jobs/overview")["jobs"] if job["name"] == name and job["end-time"] < 0]

@@ -30,11 +30,13 @@ from monobeam.models.config import Config, load
 from monobeam.models.config import parse as parse_config
 from monobeam.models.section import ConfigError
 from monobeam.pipelines import dataflow, flink
-from monobeam.pipelines.addresses import check_subscriptions
+from monobeam.pipelines.addresses import check_subscriptions, warn_of_loss
 from monobeam.store.numbers import numbers
 
 DATAFLOW = "DataflowRunner"
 _IN_PROCESS = {"DirectRunner", "FnApiRunner", "BundleBasedDirectRunner", "SwitchingDirectRunner"}
+_EARLY = "the in-process runner fires event-time timers early, so labels would be wrong"
+_IN_PROCESS_STREAMING = {"join": _EARLY, "online": _EARLY, "train": "there a job ends only when its logs do"}
 # Their job servers know options that Beam's own parser does not.
 _JOB_SERVERS = {"FlinkRunner", "PortableRunner", "SparkRunner"}
 
@@ -144,7 +146,9 @@ def parse(argv: Sequence[str] | None, command: str, description: str, example: s
     standard = options.view_as(StandardOptions)
     if not standard.streaming:
         check_subscriptions(config, USED[command], parser.error)
-    _check_runner(options, parser.error)
+    _check_runner(options, command, parser.error)
+    if standard.streaming and (place := _forgetful(options)):
+        warn_of_loss(config, USED[command], place)
     if _runner(standard.runner) == DATAFLOW:
         dataflow.prepare(options, config, command, USED[command], parser.error)
     return options, config
@@ -218,21 +222,28 @@ def _check_others(arguments: list[str], command: str, fail: Callable[[str], obje
         fail(f"{unknown[0]}: neither {command} nor Beam has this option")
 
 
-def _check_runner(options: PipelineOptions, fail: Callable[[str], object]) -> None:
+def _check_runner(options: PipelineOptions, command: str, fail: Callable[[str], object]) -> None:
     """Refuse what gives wrong results; find what a laptop has."""
     standard = options.view_as(StandardOptions)
     runner = _runner(standard.runner)
     if standard.streaming and runner in _IN_PROCESS:
         fail(
-            f"--streaming with --runner={runner}: the in-process runner fires event-time timers early, so labels would "
-            "be wrong. Use --runner=PrismRunner on a laptop or --runner=FlinkRunner on a cluster, or leave out "
-            "--streaming to process the logs up to their present end."
+            f"--streaming with --runner={runner}: {_IN_PROCESS_STREAMING[command]}. Use --runner=PrismRunner on a "
+            "laptop or --runner=FlinkRunner on a cluster, or leave out --streaming to process the logs up to their "
+            "present end."
         )
     if runner in {"DirectRunner", "SwitchingDirectRunner"}:
         # DirectRunner tries Prism first and falls back without a word; say which one it is.
         standard.runner = "FnApiRunner"
     if runner == "PrismRunner":
         _prepare_prism(options)
+
+
+def _forgetful(options: PipelineOptions) -> str:
+    """The runner, if what it keeps is in this process; '' for others."""
+    runner = _runner(options.view_as(StandardOptions).runner)
+    embedded = runner == "FlinkRunner" and options.view_as(FlinkRunnerOptions).flink_master in flink.EMBEDDED
+    return "Flink in this process" if embedded else "Prism" if runner == "PrismRunner" else ""
 
 
 def _runner(given: str | None) -> str:

@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import apache_beam as beam
@@ -151,8 +152,25 @@ class _GatherMessages(beam.DoFn):
         return WindowedValue(value, self._stamp, (GlobalWindow(),))
 
 
+@dataclass(eq=False)
+class _Held:
+    """Messages that one bundle gave and nobody has acknowledged; ``told``: whether that bundle was finalized."""
+
+    messages: list[Message]
+    told: bool = False
+
+    def release(self) -> list[Message]:
+        """Them, once."""
+        released, self.messages = self.messages, []
+        return released
+
+
 class _Reading:
-    """What this process has of a subscription: the stream of messages, and those of bundles that are not final yet.
+    """What this process has of a subscription: the stream of messages, and those that are not acknowledged yet.
+
+    A bundle that is finalized need not be in a checkpoint: when Flink tells of one, Beam finalizes all bundles that
+    have ended until then, also those after the checkpoint was taken. So messages are acknowledged when a bundle is
+    finalized that began after theirs was: then it is another checkpoint that Flink tells of, and they are in it.
 
     ``given``: how many messages were given by bundles that ended well; -1 while one is at work. A reader that is to go
     on from another number follows one that failed, or one in another process: what that had received comes again.
@@ -163,27 +181,37 @@ class _Reading:
         self.given = given
         self.watermark = Watermark(0, 0)
         self.held_until = 0.0
-        self._unfinalized: list[tuple[int, list[Message]]] = []
+        self._held: list[_Held] = []
         self._lock = threading.Lock()
 
-    def gave(self, messages: list[Message], given: int) -> None:
-        """A bundle gave messages, with which they are ``given``."""
+    def gave(self, messages: list[Message]) -> _Held:
+        """A bundle gave messages."""
+        held = _Held(messages)
         with self._lock:
-            self._unfinalized.append((given, messages))
+            self._held.append(held)
+        return held
 
-    def finalized(self, given: int) -> None:
-        """The runner will never again need what the first ``given`` messages held."""
+    def told(self) -> list[_Held]:
+        """What was given by bundles that have been finalized."""
         with self._lock:
-            done = [messages for upto, messages in self._unfinalized if upto <= given]
-            self._unfinalized = [entry for entry in self._unfinalized if entry[0] > given]
-        for message in (message for messages in done for message in messages):
+            return [held for held in self._held if held.told]
+
+    def finalized(self, told: Sequence[_Held], given: _Held | None) -> None:
+        """A bundle was, at whose beginning others had been ``told``."""
+        with self._lock:
+            if given is not None:
+                given.told = True
+            released = [message for held in told for message in held.release()]
+            self._held = [held for held in self._held if held.messages]
+        for message in released:
             message.ack()
 
     def give_back(self) -> None:
-        """Have everything delivered again that nobody has finalized."""
+        """Have everything delivered again that was not acknowledged."""
         with self._lock:
-            left, self._unfinalized = self._unfinalized, []
-        for message in (message for _, messages in left for message in messages):
+            released = [message for held in self._held for message in held.release()]
+            self._held = []
+        for message in released:
             message.nack()
 
 
@@ -230,21 +258,25 @@ class _ReceiveMessages(beam.DoFn, beam.transforms.core.RestrictionProvider):
     ) -> Iterator[Any]:
         starts = tracker.current_restriction().starts
         readings = [self._take(*place, estimator) for place in zip(sources, starts, strict=True)]
+        told = [reading.told() for reading in readings]
+        held: list[_Held | None] = [None] * len(readings)
         reached = list(starts)
         for index, (each, reading) in enumerate(zip(sources, readings, strict=True)):
             messages = reading.messages.take(MOST_RECORDS)
             after = starts[index] + len(messages)
             if not messages:
                 continue
-            reading.gave(messages, after)
+            held[index] = reading.gave(messages)
             if not tracker.try_claim((index, after)):
                 reading.give_back()
                 continue
             reached[index] = after
-            finalizer.register(lambda reading=reading, after=after: reading.finalized(after))
             yield from self._blocks(each, messages, reading.watermark)
         for reading, given in zip(readings, reached, strict=True):
             reading.given = given
+        for reading, before, given_now in zip(readings, told, held, strict=True):
+            if before or given_now is not None:
+                finalizer.register(partial(reading.finalized, before, given_now))
         if received := sum(reached) - sum(starts):
             measure("read", "bundle_records", received)
         self._advance(readings, estimator)

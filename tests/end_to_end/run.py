@@ -245,7 +245,7 @@ def kill(process: subprocess.Popen[bytes]) -> None:
 
 def law(counters: dict[str, int]) -> None:
     """Asserts both conservation laws."""
-    parts = ("examples", "sampled_out", "pending", "impressions_duplicated", "impressions_rejected")
-    assert counters["impressions"] == sum(counters[part] for part in parts), json.dumps(counters)
-    parts = ("joined", "corrections", "actions_duplicated", "unmatched", "waiting", "actions_rejected")
-    assert counters["actions"] == sum(counters[part] for part in parts), json.dumps(counters)
+    shown = ("examples", "sampled_out", "pending", "impressions_duplicated", "impressions_rejected")
+    assert counters["impressions"] == sum(counters[part] for part in shown), json.dumps(counters)
+    done = ("joined", "corrections", "actions_duplicated", "unmatched", "waiting", "actions_rejected")
+    assert counters["actions"] == sum(counters[part] for part in done), json.dumps(counters)

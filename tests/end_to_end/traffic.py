@@ -106,7 +106,7 @@ def make(seed: int, count: int, per_second: int = 200) -> Traffic:
 
     for number in range(count):
         time = START + number * SECOND // per_second + rng.randrange(1000)
-        shown = {
+        shown: dict[str, Any] = {
             "impression_id": f"i{seed}-{number}",
             "time": time,
             "user": f"u{rng.randrange(40)}",
@@ -165,11 +165,13 @@ def write_records(
     for partition, lane in enumerate(lanes):
         with open_log(uri).appender(partition, schema) as appender:
             run: list[dict[str, Any]] = []
-            for record in [*lane, ...]:
-                if run and (record is None or record is ... or len(run) >= block):
+            for record in lane:
+                if run and (record is None or len(run) >= block):
                     appender.append(run)
                     run = []
                 if record is None:
                     appender.append_payload(1, b"\xff\xff\xff")
-                elif isinstance(record, dict):
+                else:
                     run.append(record)
+            if run:
+                appender.append(run)

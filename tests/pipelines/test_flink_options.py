@@ -72,6 +72,18 @@ def test_a_bounded_run_keeps_beams_bundles() -> None:
     assert not given(found, "max_bundle_size", "checkpointing_interval", "parallelism", "environment_type")
 
 
+def test_flink_in_this_process_has_its_checkpoints_in_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In memory they are of 5 MB at most, and the job would fail beyond, again and again."""
+    embedded = ["--flink_master=[local]", "--streaming"]
+    kept = given(parsed(*embedded)[0], "state_backend", "state_backend_storage_path", "checkpointing_interval")
+    assert (kept["state_backend"], kept["checkpointing_interval"]) == ("filesystem", "10000")
+    assert kept["state_backend_storage_path"].startswith("file:///")
+    assert not given(parsed(*embedded, "--state_backend=rocksdb")[0], "state_backend_storage_path")
+    assert not given(parsed("--flink_master=[local]")[0], "state_backend")
+    monkeypatch.setenv("FLINK_CONF_DIR", "/etc/flink")
+    assert not given(parsed(*embedded)[0], "state_backend")
+
+
 def test_directories_are_the_ones_seen_from_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     _, config = parsed("--impressions=file:a", "--impressions=file:/b", "--store=lmdb:store", "--cold=memory:")

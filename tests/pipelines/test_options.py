@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from monobeam.pipelines import backfill, join, online, options, train
+from tests.pipelines import graphs
 
 CONFIG = str(Path(__file__).parents[2] / "examples/movielens/model.toml")
 
@@ -127,3 +128,15 @@ def test_options_of_a_job_server_are_left_to_it_but_for_typing_errors(capsys: py
 def test_options_of_beam_pass() -> None:
     given, _ = parsed("--direct_num_workers", "2", "--experiments=a", "--experiments=b", "--save_main_session")
     assert given.view_as(options.DebugOptions).experiments == ["a", "b"]
+
+
+@pytest.mark.parametrize("runner", [["--runner=PrismRunner"], ["--runner=FlinkRunner", "--flink_master=[local]"]])
+def test_a_runner_that_forgets_says_so_of_subscriptions(
+    runner: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parsed(*runner, "--streaming", "--impressions=file:shown", "--actions=file:done")
+    assert "warning" not in capsys.readouterr().err
+    parsed(*runner, "--streaming", *graphs.subscriptions(tmp_path))
+    said = capsys.readouterr().err
+    assert "keeps nothing when it ends" in said
+    assert "put pubsub://proj-ect/impressions, pubsub://proj-ect/actions back" in said
