@@ -11,10 +11,12 @@ import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
 import apache_beam as beam
+import grpc
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 from apache_beam.runners.runner import PipelineState
 
@@ -87,7 +89,8 @@ def run(
             sys.exit(128 + stopped[0])
         if result is not None:
             counters = _counters(result)
-            result.cancel()
+            with suppress(grpc.RpcError):  # the signal may have ended Beam's job server, too
+                result.cancel()
             flink.cancel(options)
     finally:
         for number, handler in previous.items():
