@@ -132,6 +132,11 @@ def parser() -> argparse.ArgumentParser:
     )
     result.add_argument("--metrics", metavar="URI", help="the metrics log of the pipelines, for the live page")
     result.add_argument(
+        "--flink",
+        metavar="HOST:PORT[/JOB]",
+        help="the cluster whose job trains, for the live page and /metrics; JOB: its name or id (default: the latest)",
+    )
+    result.add_argument(
         "--rows", choices=ROW_FORMATS, help="how rows are kept in memory, in place of rows under [serving]"
     )
     result.add_argument(
@@ -233,6 +238,7 @@ def _service_options(options: argparse.Namespace, config: model_config.Config) -
         read_timeout_s=options.read_timeout,
         host=options.host,
         allowed_hosts=tuple(options.allowed_host),
+        flink=options.flink,
     )
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from examples.flink.cluster import Cluster
+from monobeam.serving.flink import FlinkJob, JobFigures
 from tests.end_to_end import reference, traffic
 from tests.end_to_end.run import DECIDED, PATIENCE_S, Run, kill
 
@@ -122,10 +123,13 @@ def test_everything_is_killed_in_turn_and_nothing_is_lost_or_done_twice(
 ) -> None:
     """A Python worker, a TaskManager, the JobManager; then a savepoint, and another parallelism."""
     run = Run.create(tmp_path / "run", tmp_path / "raw", SHARDS, config=CONFIG)
-    job = Job(flink, run, made, undisturbed)
+    job, shown = Job(flink, run, made, undisturbed), FlinkJob(flink.address)
     with job.running("--parallelism=2") as process:
         job.go_on()
-        job.wait(job.has_checkpoint)
+        job.wait(lambda: bool(seen(shown).checkpoint_us) and seen(shown).restarts == 0)
+        assert shown.figures.state == "running"
+        assert shown.figures.url == f"http://{flink.address}/#/job/running/{job.id()}/overview"
+        known = shown.figures
         for worker in workers(flink):
             os.kill(worker, signal.SIGKILL)
         job.go_on()
@@ -133,18 +137,26 @@ def test_everything_is_killed_in_turn_and_nothing_is_lost_or_done_twice(
         flink.start_process("taskmanager-0")
         job.go_on()
         flink.kill("jobmanager")
+        assert (seen(shown).state, shown.figures.name) == ("away", known.name)
         flink.start_process("jobmanager")
         job.wait(job.has_checkpoint)  # until it is back, tasks go on without it
         job.go_on()
         assert process.poll() is None
         savepoint = flink.stop_with_savepoint(job.id())
         assert process.wait(PATIENCE_S) == 0, run.log_tail()
+    assert (seen(shown).state, shown.figures.name) == ("finished", known.name)
     with job.running("--parallelism=1", f"--savepoint_path={savepoint}"):
         job.go_on()
         job.go_on()
         job.end()
         job.wait(lambda: run.settled(undisturbed))
     check(run, made)
+
+
+def seen(shown: FlinkJob) -> JobFigures:
+    """What a server shows now."""
+    shown.step()
+    return shown.figures
 
 
 def workers(cluster: Cluster) -> list[int]:
