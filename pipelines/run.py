@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 import signal
 import sys
@@ -20,6 +19,7 @@ import grpc
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 from apache_beam.runners.runner import PipelineState
 
+from monobeam.logs import diagnostics
 from monobeam.logs.pubsub import PubSubError
 from monobeam.pipelines import dataflow, flink, summary
 from monobeam.store.backend import BackendError
@@ -29,6 +29,13 @@ from monobeam.transforms import pubsub, resources, train
 from monobeam.transforms.pubsub import on_dataflow
 
 _LOGGER = logging.getLogger(__name__)
+_CHATTY = (
+    "PrismRunner",
+    "apache_beam.io.gcp",
+    "apache_beam.options.pipeline_options",  # names options that only the job server understands
+    "apache_beam.utils.subprocess_server",
+)
+_KNOWN = ("Waiting for grpc channel to be ready",)  # while the job server starts
 
 
 class _Stopped(BaseException):
@@ -141,9 +148,11 @@ def _counters(result: Any) -> summary.Counters:
 
 
 def quiet() -> None:
-    """Structured, quiet logs by default; ``MONOBEAM_LOG=INFO`` shows more."""
-    level = os.environ.get("MONOBEAM_LOG", "WARNING")
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    if level == "WARNING":
-        for chatty in ("apache_beam.utils.subprocess_server", "PrismRunner", "apache_beam.io.gcp"):
+    """Structured, quiet logs by default; ``MONOBEAM_LOG=INFO`` shows more. SystemExit where that names no level."""
+    try:
+        diagnostics.to_standard_error(known=_KNOWN)
+    except diagnostics.LogLevelError as error:
+        raise SystemExit(str(error)) from None
+    if diagnostics.level() == "WARNING":
+        for chatty in _CHATTY:
             logging.getLogger(chatty).setLevel(logging.ERROR)

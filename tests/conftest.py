@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from examples.flink import cluster as flink_cluster
-from examples.flink.settings import free_ports
-from examples.kafka.broker import MissingError
+from examples.flink import settings
+from examples.kafka.broker import MissingError, free_ports
 from tests import pubsub
 from tests.kafka_cluster import Cluster
 from tests.native.programs import Programs
@@ -85,12 +85,19 @@ def new_topic() -> Iterator[Callable[[], pubsub.Topic]]:
 def flink(tmp_path_factory: pytest.TempPathFactory) -> Iterator[flink_cluster.Cluster]:
     """A Flink cluster with two TaskManagers; its absence skips the test, or fails it under CI."""
     look_for_flink()
-    made = flink_cluster.Cluster(tmp_path_factory.mktemp("flink"), changed=free_ports())
+    made = flink_cluster.Cluster(tmp_path_factory.mktemp("flink"), changed={**settings.free_ports(), **reporter()})
     try:
         made.start()
         yield made
     finally:
         made.stop()
+
+
+def reporter() -> dict[str, str]:
+    """Flink's reporter for Prometheus, as config.yaml has it and local.yaml has not, at ports for four processes."""
+    found = settings.read(settings.CONF / "config.yaml").items()
+    ports = ",".join(map(str, free_ports(4)))
+    return {key: value for key, value in found if ".prometheus." in key} | {"metrics.reporter.prometheus.port": ports}
 
 
 def look_for_flink() -> None:
