@@ -16,6 +16,7 @@ from urllib.parse import quote, urlsplit
 _LOGGER = logging.getLogger(__name__)
 TIMEOUT_S = 2.0
 MAX_BYTES = 4 << 20  # of an answer
+UNANSWERED = (OSError, ValueError, KeyError, TypeError)  # nobody, or not what was asked for
 RUNNING = "running"
 AWAY = "away"
 NO_JOB = "no job"
@@ -91,34 +92,41 @@ class FlinkJob:
     def step(self) -> bool:
         """Ask once; False, as there is never more to do at once."""
         try:
-            found = self._look()
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            found = replace(self.figures, state=AWAY, error=f"{type(error).__name__}: {error}")
+            job = self._job()
+        except UNANSWERED as error:
             if self.figures.state != AWAY:
                 _LOGGER.warning("no Flink JobManager answers at %s: %s", self._cluster, error)
-        self.figures = found
+            self.figures = replace(self.figures, state=AWAY, error=f"{type(error).__name__}: {error}")
+            return False
+        self.figures = JobFigures(NO_JOB, self._cluster) if job is None else self._about(job)
         return False
 
-    def _look(self) -> JobFigures:
-        job = self._job()
-        if job is None:
-            return JobFigures(NO_JOB, self._cluster)
-        path = f"/jobs/{quote(job['jid'], safe='')}"
-        restarts = {metric["id"]: metric.get("value") for metric in self._ask(f"{path}/metrics?get=numRestarts")}
-        checkpoints = self._ask(f"{path}/checkpoints")
-        last: Mapping[str, Any] = checkpoints["latest"]["completed"] or {}
-        return JobFigures(
+    def _about(self, job: Mapping[str, Any]) -> JobFigures:
+        """Of a job that begins, a JobManager says nothing more yet: what was known of it stays."""
+        found = JobFigures(
             state=str(job["state"]).lower(),
             url=f"{self._cluster}/#/job/{'completed' if job['end-time'] >= 0 else 'running'}/{job['jid']}/overview",
             name=str(job["name"]),
             started_us=int(job["start-time"]) * 1000,
-            restarts=_whole(restarts.get("numRestarts")),
-            completed=_whole(checkpoints["counts"]["completed"]),
-            failed=_whole(checkpoints["counts"]["failed"]),
-            checkpoint_us=int(last["latest_ack_timestamp"]) * 1000 if last else None,
-            checkpoint_ms=_whole(last.get("end_to_end_duration")),
-            checkpoint_bytes=_whole(last.get("state_size")),
         )
+        try:
+            return replace(found, **self._details(f"/jobs/{quote(job['jid'], safe='')}"))
+        except UNANSWERED:
+            known = self.figures if self.figures.name == found.name else found
+            return replace(known, state=found.state, error=None, url=found.url, started_us=found.started_us)
+
+    def _details(self, path: str) -> dict[str, int | None]:
+        restarts = {metric["id"]: metric.get("value") for metric in self._ask(f"{path}/metrics?get=numRestarts")}
+        checkpoints = self._ask(f"{path}/checkpoints")
+        last: Mapping[str, Any] = checkpoints["latest"]["completed"] or {}
+        return {
+            "restarts": _whole(restarts.get("numRestarts")),
+            "completed": _whole(checkpoints["counts"]["completed"]),
+            "failed": _whole(checkpoints["counts"]["failed"]),
+            "checkpoint_us": int(last["latest_ack_timestamp"]) * 1000 if last else None,
+            "checkpoint_ms": _whole(last.get("end_to_end_duration")),
+            "checkpoint_bytes": _whole(last.get("state_size")),
+        }
 
     def _job(self) -> Mapping[str, Any] | None:
         """The latest of those that are meant, one that has not ended before one that has."""

@@ -76,6 +76,20 @@ def test_what_was_known_of_a_job_stays_when_its_cluster_is_away() -> None:
     assert job.figures.as_json(NOW_US) == known
 
 
+def test_of_a_job_that_begins_its_state_is_known() -> None:
+    found = answers(JOB)
+    job = FlinkJob("flink:8081", found.__getitem__)
+    del found["/jobs/a1/checkpoints"]
+    job.step()
+    assert (job.figures.state, job.figures.name, job.figures.restarts) == ("running", "mine", None)
+    found |= answers(JOB, last=LAST)
+    job.step()
+    found |= answers(JOB | {"state": "INITIALIZING"}, last=LAST)
+    del found["/jobs/a1/checkpoints"]
+    job.step()
+    assert (job.figures.state, job.figures.restarts, job.figures.checkpoint_ms) == ("initializing", 2, 40)
+
+
 @pytest.mark.parametrize("address", ["", "8081", "flink", "flink:port", "flink:8081/a/b", "ftp://flink:8081", "u@f:80"])
 def test_an_address_that_is_none_is_quoted(address: str) -> None:
     with pytest.raises(ValueError, match="must be HOST:PORT or HOST:PORT/JOB") as refused:
