@@ -9,6 +9,7 @@ import json
 import logging
 import urllib.request
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -18,6 +19,7 @@ TIMEOUT_S = 2.0
 MAX_BYTES = 4 << 20  # of an answer
 UNANSWERED = (OSError, ValueError, KeyError, TypeError)  # nobody, or not what was asked for
 RUNNING = "running"
+BEGINS = "initializing"  # a JobManager knows nothing more of it yet, and logs an error for each question
 AWAY = "away"
 NO_JOB = "no job"
 
@@ -102,31 +104,34 @@ class FlinkJob:
         return False
 
     def _about(self, job: Mapping[str, Any]) -> JobFigures:
-        """Of a job that begins, a JobManager says nothing more yet: what was known of it stays."""
-        found = JobFigures(
+        known = self.figures if self.figures.name == job["name"] else JobFigures(NO_JOB, self._cluster)
+        found = replace(
+            known,
             state=str(job["state"]).lower(),
             url=f"{self._cluster}/#/job/{'completed' if job['end-time'] >= 0 else 'running'}/{job['jid']}/overview",
+            error=None,
             name=str(job["name"]),
             started_us=int(job["start-time"]) * 1000,
         )
-        try:
-            return replace(found, **self._details(f"/jobs/{quote(job['jid'], safe='')}"))
-        except UNANSWERED:
-            known = self.figures if self.figures.name == found.name else found
-            return replace(known, state=found.state, error=None, url=found.url, started_us=found.started_us)
+        if found.state == BEGINS:
+            return found
+        with suppress(*UNANSWERED):
+            return self._in_detail(found, f"/jobs/{quote(job['jid'], safe='')}")
+        return found
 
-    def _details(self, path: str) -> dict[str, int | None]:
+    def _in_detail(self, found: JobFigures, path: str) -> JobFigures:
         restarts = {metric["id"]: metric.get("value") for metric in self._ask(f"{path}/metrics?get=numRestarts")}
         checkpoints = self._ask(f"{path}/checkpoints")
         last: Mapping[str, Any] = checkpoints["latest"]["completed"] or {}
-        return {
-            "restarts": _whole(restarts.get("numRestarts")),
-            "completed": _whole(checkpoints["counts"]["completed"]),
-            "failed": _whole(checkpoints["counts"]["failed"]),
-            "checkpoint_us": int(last["latest_ack_timestamp"]) * 1000 if last else None,
-            "checkpoint_ms": _whole(last.get("end_to_end_duration")),
-            "checkpoint_bytes": _whole(last.get("state_size")),
-        }
+        return replace(
+            found,
+            restarts=_whole(restarts.get("numRestarts")),
+            completed=_whole(checkpoints["counts"]["completed"]),
+            failed=_whole(checkpoints["counts"]["failed"]),
+            checkpoint_us=int(last["latest_ack_timestamp"]) * 1000 if last else None,
+            checkpoint_ms=_whole(last.get("end_to_end_duration")),
+            checkpoint_bytes=_whole(last.get("state_size")),
+        )
 
     def _job(self) -> Mapping[str, Any] | None:
         """The latest of those that are meant, one that has not ended before one that has."""
