@@ -14,7 +14,7 @@ const FORMATS = {
   rate: (v) => `${number(v >= 100 ? 0 : 1).format(v)} /s`,
   ms: (v) => (v >= 10000 ? `${number(1).format(v / 1000)} s` : `${number(digitsOf(v)).format(v)} ms`),
   auc: (v) => number(4).format(v),
-  span: (v) => (v < 60000 ? FORMATS.ms(v) : elapsed(v / 1000)),
+  span: (v) => (v < 60000 ? `${number(1).format(v / 1000)} s` : elapsed(v / 1000)),
   signed: (v) => `${v < 0 ? "−" : "+"}${number(4).format(Math.abs(v))}`,
   bytes: (v) => {
     const power = v < 1024 ? 0 : Math.min(4, Math.floor(Math.log2(v) / 10));
