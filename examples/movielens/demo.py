@@ -47,6 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         run = _new_run(options, len(ratings))
         with ExitStack() as stack:
             stack.callback(run.place.stop)
+            if run.place.needs:
+                _say(f"starting {run.place.needs}")
             run.place.start()
             if started := run.place.announcement():
                 _say(started)

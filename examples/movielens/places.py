@@ -14,7 +14,9 @@ CHECKPOINT_MS = 2000  # often enough that one is seen on the live page
 
 
 class Place(Protocol):
-    """What differs between them."""
+    """What differs between them. ``needs``: what it starts, for people; '' for nothing."""
+
+    needs: str
 
     def start(self) -> None:
         """Start what the run's processes need; RuntimeError says what is missing."""
@@ -46,6 +48,7 @@ class Embedded:
 
     folder: Path
     prism: Path | None
+    needs = ""
 
     def start(self) -> None:
         """Prism starts with the pipeline."""
@@ -77,6 +80,8 @@ class OnFlink:
     Topics, checkpoints and what the cluster says stay in the run's folder. MissingError (a RuntimeError) where no
     broker is installed.
     """
+
+    needs = "a Flink cluster and a Kafka broker (about 15 s)"
 
     def __init__(self, folder: Path) -> None:
         self.cluster = Cluster(folder / "flink", changed=free_ports())
