@@ -2,6 +2,7 @@
 # stamp files in .venv/stamps, which are older than the files they depend on when something has changed.
 #
 #   make demo [SECONDS=150] [DATA=folder-or-zip] [RATINGS=n]     PYTHON=python3.12 make setup
+#   make flink-demo, with the same
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -39,7 +40,7 @@ say = @printf '\033[1m==>\033[0m %s\n' "$(1)"
 install_in = { [ -x $(VENV)/bin/uv ] && VIRTUAL_ENV=$(1) $(VENV)/bin/uv pip install -q $(2) ; } || $(1)/bin/python -m pip install -q $(2)
 install = $(call install_in,$(VENV),$(1))
 
-.PHONY: help setup go prism emulator pubsub kafka flink flink-stop flink-parts data demo test lint types bench faults portability peers clean distclean
+.PHONY: help setup go prism emulator pubsub kafka flink flink-demo flink-stop flink-parts data demo test lint types bench faults portability peers clean distclean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -48,10 +49,17 @@ setup: $(STAMPS)/native build/tree/monobeam  ## environment, packages and the na
 	@true
 
 demo: setup prism data  ## the whole loop on MovieLens, with a live page: about three minutes (SECONDS=, DATA=, RATINGS=)
+	$(call run_demo,$(if $(wildcard $(PRISM)),--prism "$(CURDIR)/$(PRISM)"))
+
+flink-demo: setup flink-parts kafka data  ## the same on a Flink cluster, with every log in Kafka: about four minutes
+	$(call run_demo,--flink)
+
+# $(call run_demo,where it runs).
+define run_demo
 	$(call say,demo: replaying for $(SECONDS) s)
 	@$(PY) -m examples.movielens.demo --seconds $(SECONDS) \
-	  --data "$(or $(DATA),$(MOVIELENS))" $(if $(RATINGS),--ratings $(RATINGS)) \
-	  $(if $(wildcard $(PRISM)),--prism "$(CURDIR)/$(PRISM)")
+	  --data "$(or $(DATA),$(MOVIELENS))" $(if $(RATINGS),--ratings $(RATINGS)) $(1)
+endef
 
 test: setup prism emulator pubsub kafka flink-parts data lint types  ## lint, types and every test
 	$(call say,pytest)

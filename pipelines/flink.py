@@ -19,13 +19,15 @@ from apache_beam.options.pipeline_options import (
     StandardOptions,
 )
 
+from monobeam.logs import diagnostics
+
 _ROOT = Path(__file__).parents[1]
 BOOT = _ROOT / "flink-conf/boot"
 _TOOLS = _ROOT / ".tools"
 
 EMBEDDED = ("[local]", "[auto]")
 # What a worker must know, too, of the environment in which the job was submitted.
-_HANDED_ON = ("MONOBEAM_LOG", "BIGTABLE_EMULATOR_HOST", "PUBSUB_EMULATOR_HOST")
+_HANDED_ON = ("BIGTABLE_EMULATOR_HOST", "PUBSUB_EMULATOR_HOST")
 _OPENED = ("java.base/java.lang", "java.base/java.nio", "java.base/java.util")
 # With checkpoints on, bundles end by time alone, unless they are full. Elements are blocks of thousands of records.
 _STREAMING = {"max_bundle_time_mills": "50", "max_bundle_size": "100", "checkpointing_interval": "10000"}
@@ -72,6 +74,8 @@ def _wanted(master: str, streaming: bool, given: set[str]) -> Iterator[tuple[str
             yield "state_backend", "filesystem"
             yield "state_backend_storage_path", f"file://{tempfile.gettempdir()}/monobeam-flink-{os.getuid()}"
         return
+    # Java and Python read it; this is the one word for it that both know.
+    yield "default_sdk_harness_log_level", diagnostics.level().replace("WARNING", "WARN")
     yield "job_name", f"monobeam-{uuid.uuid4().hex[:8]}"
     yield "parallelism", str(max(1, _ask(master, "/overview")["taskmanagers"]))
     if BOOT.exists() and not given & {"environment_type", "environment_config"}:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 import signal
 import sys
@@ -11,13 +10,16 @@ import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
 import apache_beam as beam
+import grpc
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 from apache_beam.runners.runner import PipelineState
 
+from monobeam.logs import diagnostics
 from monobeam.logs.pubsub import PubSubError
 from monobeam.pipelines import dataflow, flink, summary
 from monobeam.store.backend import BackendError
@@ -27,6 +29,13 @@ from monobeam.transforms import pubsub, resources, train
 from monobeam.transforms.pubsub import on_dataflow
 
 _LOGGER = logging.getLogger(__name__)
+_CHATTY = (
+    "PrismRunner",
+    "apache_beam.io.gcp",
+    "apache_beam.options.pipeline_options",  # names options that only the job server understands
+    "apache_beam.utils.subprocess_server",
+)
+_KNOWN = ("Waiting for grpc channel to be ready",)  # while the job server starts
 
 
 class _Stopped(BaseException):
@@ -87,7 +96,8 @@ def run(
             sys.exit(128 + stopped[0])
         if result is not None:
             counters = _counters(result)
-            result.cancel()
+            with suppress(grpc.RpcError):  # the signal may have ended Beam's job server, too
+                result.cancel()
             flink.cancel(options)
     finally:
         for number, handler in previous.items():
@@ -138,9 +148,11 @@ def _counters(result: Any) -> summary.Counters:
 
 
 def quiet() -> None:
-    """Structured, quiet logs by default; ``MONOBEAM_LOG=INFO`` shows more."""
-    level = os.environ.get("MONOBEAM_LOG", "WARNING")
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    if level == "WARNING":
-        for chatty in ("apache_beam.utils.subprocess_server", "PrismRunner", "apache_beam.io.gcp"):
+    """Structured, quiet logs by default; ``MONOBEAM_LOG=INFO`` shows more. SystemExit where that names no level."""
+    try:
+        diagnostics.to_standard_error(known=_KNOWN)
+    except diagnostics.LogLevelError as error:
+        raise SystemExit(str(error)) from None
+    if diagnostics.level() == "WARNING":
+        for chatty in _CHATTY:
             logging.getLogger(chatty).setLevel(logging.ERROR)

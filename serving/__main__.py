@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import logging
 import math
 import resource
 import signal
@@ -16,6 +15,7 @@ from dataclasses import replace
 
 import uvicorn
 
+from monobeam.logs import diagnostics
 from monobeam.models import config as model_config
 from monobeam.models.section import ConfigError, size_bytes
 from monobeam.serving.app import create_app
@@ -68,10 +68,10 @@ class Server(uvicorn.Server):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until SIGTERM or SIGINT; status 1 where the store does not fit into memory."""
     options = parser().parse_args(arguments)
-    logging.basicConfig(level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
+        diagnostics.to_standard_error(options.log_level)
         service, listening = _open(options)
-    except OptionError as error:
+    except (OptionError, diagnostics.LogLevelError) as error:
         sys.stderr.write(f"{error}\n")
         return 2
     # The follower works in Python beside the requests; with the default of 5 ms it could hold a request up for as long.
@@ -82,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # What is loaded now stays: without it a full collection walks all of torch's objects, for tens of milliseconds.
     gc.collect()
     gc.freeze()
-    Server(_uvicorn_config(service, options.log_level), service).run(sockets=[listening])
+    Server(_uvicorn_config(service, diagnostics.level(options.log_level)), service).run(sockets=[listening])
     gc.unfreeze()
     if service.follower.fatal is not None:
         sys.stderr.write(f"the store cannot be loaded: {service.follower.fatal}\n")
@@ -131,6 +131,11 @@ def parser() -> argparse.ArgumentParser:
         "--served", metavar="URI", help="the log to write what is shown to; without it nothing is logged"
     )
     result.add_argument("--metrics", metavar="URI", help="the metrics log of the pipelines, for the live page")
+    result.add_argument(
+        "--flink",
+        metavar="HOST:PORT[/JOB]",
+        help="the cluster whose job trains, for the live page and /metrics; JOB: its name or id (default: the latest)",
+    )
     result.add_argument(
         "--rows", choices=ROW_FORMATS, help="how rows are kept in memory, in place of rows under [serving]"
     )
@@ -199,7 +204,10 @@ def parser() -> argparse.ArgumentParser:
         help="a name under which clients know this server, besides localhost and --host; may be repeated; * for any",
     )
     result.add_argument(
-        "--log-level", choices=["debug", "info", "warning", "error"], default="warning", help="(default: %(default)s)"
+        "--log-level",
+        choices=[name.lower() for name in diagnostics.LEVELS],
+        default="",
+        help="(default: MONOBEAM_LOG, or warning)",
     )
     return result
 
@@ -210,7 +218,7 @@ def _uvicorn_config(service: Service, log_level: str) -> uvicorn.Config:
     return uvicorn.Config(
         create_app(service),
         log_config=None,
-        log_level=log_level,
+        log_level=log_level.lower(),
         access_log=False,
         backlog=BACKLOG,
         http=connections.protocol,  # type: ignore[arg-type]
@@ -233,6 +241,7 @@ def _service_options(options: argparse.Namespace, config: model_config.Config) -
         read_timeout_s=options.read_timeout,
         host=options.host,
         allowed_hosts=tuple(options.allowed_host),
+        flink=options.flink,
     )
 
 

@@ -102,6 +102,7 @@ class Dashboard:
             "replica": self._replica(now_us),
             "requests": self._request_figures(now_us),
             "served": self._served(),
+            "flink": self._flink(now_us),
             "conservation": self._progress.conservation(),
             "join": self._progress.join_counters(),
             "replay": self._progress.replay(),
@@ -173,6 +174,9 @@ class Dashboard:
 
     def _served(self) -> dict[str, int | str | None]:
         return {name: getattr(self._state.served, name, None) for name in ("logged", "pending", "dropped", "error")}
+
+    def _flink(self, now_us: int) -> dict[str, Any] | None:
+        return None if self._state.flink is None else self._state.flink.figures.as_json(now_us)
 
     def _sample(self, figures: dict[str, Any], now_us: int) -> None:
         """Put a row into the charts, once a second: each about the last second alone."""

@@ -9,6 +9,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from monobeam.serving.distribution import Distribution
+from monobeam.serving.flink import AWAY, RUNNING
 from monobeam.serving.state import ServerState
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -37,6 +38,7 @@ class ServerCollector(Collector):
         yield from self._requests()
         yield from self._replica()
         yield from self._served()
+        yield from self._flink()
         yield _histogram(
             "freshness_seconds",
             "From the arrival of an action to the first answer that could use what was learnt from it.",
@@ -99,6 +101,26 @@ class ServerCollector(Collector):
             )
             failing = float(served.error is not None)
             yield _gauge("served_log_failing", "1 while the served log cannot be written, else 0.", failing)
+
+    def _flink(self) -> Iterator[Metric]:
+        if self._state.flink is None:
+            return
+        job = self._state.flink.figures
+        yield _gauge("flink_up", "1 while a Flink JobManager answers, else 0.", job.state != AWAY)
+        yield _gauge("flink_job_running", "1 while the job runs, else 0.", job.state == RUNNING)
+        known = {
+            "flink_job_restarts": ("How often the job was restored.", job.restarts),
+            "flink_checkpoint_seconds": ("How long its last checkpoint took.", _over(job.checkpoint_ms, 1e3)),
+            "flink_checkpoint_bytes": ("The state in it.", job.checkpoint_bytes),
+            "flink_checkpoint_time_seconds": ("When it was complete, since 1970.", _over(job.checkpoint_us, 1e6)),
+        }
+        for name, (text, value) in known.items():
+            if value is not None:
+                yield _gauge(name, text, value)
+
+
+def _over(value: float | None, unit: float) -> float | None:
+    return None if value is None else value / unit
 
 
 def _counter(name: str, text: str, value: float) -> CounterMetricFamily:

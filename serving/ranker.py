@@ -74,6 +74,7 @@ class Ranker:
         staleness_ms = self._state.replica.staleness_ms(now_us)
         answer: dict[str, Any] = {
             "request_id": request_id,
+            "time": now_us,
             "model": self._state.model,
             "epoch": epoch,
             "dense_version": dense_version,

@@ -14,6 +14,7 @@ from monobeam.logs.log import LockedError, Log, newest, open_log
 from monobeam.models.config import Config
 from monobeam.serving.columns import FeatureTypes, types_of_schema
 from monobeam.serving.dashboard import Dashboard
+from monobeam.serving.flink import FlinkJob
 from monobeam.serving.follower import Follower
 from monobeam.serving.freshness import Freshness
 from monobeam.serving.periodic import Periodic
@@ -26,13 +27,15 @@ from monobeam.store.backend import open_backend
 
 _LOGGER = logging.getLogger(__name__)
 DASHBOARD_EVERY_S = 0.5
+FLINK_EVERY_S = 2.0
 
 
 @dataclass(frozen=True)
 class ServiceOptions:
     """Where things are (addresses of logs and the store; None: not there) and what bounds the server.
 
-    ``read_timeout_s``: for a request to arrive; ``host``: that is listened on; ``allowed_hosts``: its other names.
+    ``read_timeout_s``: for a request to arrive; ``host``: that is listened on; ``allowed_hosts``: its other names;
+    ``flink``: HOST:PORT/JOB of the cluster whose job trains.
     """
 
     store: str
@@ -48,6 +51,7 @@ class ServiceOptions:
     read_timeout_s: float = 5.0
     host: str = "127.0.0.1"
     allowed_hosts: tuple[str, ...] = ()
+    flink: str | None = None
 
 
 class OptionError(ValueError):
@@ -72,7 +76,9 @@ class Service:
         if options.served is not None:
             log = _log("--served", options.served, partitions=options.partition + 1)
             served = ServedLog(log, options.partition, types)
-        self.state = ServerState(config.model.name, now_us(), replica, freshness, RequestFigures(), served)
+        with _option("--flink"):
+            flink = FlinkJob(options.flink) if options.flink else None
+        self.state = ServerState(config.model.name, now_us(), replica, freshness, RequestFigures(), served, flink)
         self.ranker = Ranker(self.state, Predictor(config, replica.tables), types, options.max_candidates, now_us)
         with _option("--store"):
             open_backend(options.store).close()
@@ -80,7 +86,9 @@ class Service:
         self.follower = Follower(replica, lambda: open_backend(options.store), sync_log, freshness, now_us)
         metrics = _log("--metrics", options.metrics) if options.metrics else None
         self.dashboard = Dashboard(self.state, metrics, now_us)
-        self._dashboard_thread = Periodic("dashboard", self.dashboard.step, DASHBOARD_EVERY_S)
+        self._watching = [Periodic("dashboard", self.dashboard.step, DASHBOARD_EVERY_S)]
+        if flink is not None:
+            self._watching.append(Periodic("flink", flink.step, FLINK_EVERY_S))
 
     def open(self) -> None:
         """Take what only one server can have; OptionError where another has it."""
@@ -98,7 +106,8 @@ class Service:
     def start(self) -> None:
         """Start every thread."""
         self.follower.start()
-        self._dashboard_thread.start()
+        for watching in self._watching:
+            watching.start()
         if self.state.served is not None:
             self.state.served.start()
 
@@ -107,7 +116,8 @@ class Service:
         if self.state.served is not None:
             self.state.served.stop()
         self.follower.stop()
-        self._dashboard_thread.stop()
+        for watching in self._watching:
+            watching.stop()
 
 
 @contextmanager

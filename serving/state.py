@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from monobeam.serving.distribution import WindowedDistribution
+from monobeam.serving.flink import FlinkJob
 from monobeam.serving.freshness import Freshness
 from monobeam.serving.replica import Replica
 from monobeam.serving.served import ServedLog
@@ -43,7 +44,7 @@ class RequestFigures:
 
 @dataclass(frozen=True)
 class ServerState:
-    """The parts of a server; ``served`` is None where nothing is logged."""
+    """The parts of a server; ``served`` is None where nothing is logged, ``flink`` where no cluster is looked at."""
 
     model: str
     started_us: int
@@ -51,3 +52,4 @@ class ServerState:
     freshness: Freshness
     requests: RequestFigures
     served: ServedLog | None
+    flink: FlinkJob | None = None

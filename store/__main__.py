@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Sequence
 
+from monobeam.logs import diagnostics
 from monobeam.store.commands import COMMANDS, Figures
 from monobeam.store.storage import Progress, open_storage
 
@@ -30,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     started = time.monotonic()
     try:
+        diagnostics.to_standard_error()
         figures = _run(options)
     except (OSError, ValueError) as error:
         sys.stderr.write(f"{error}\n")

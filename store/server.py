@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import ipaddress
-import logging
 import os
 import re
 import signal
@@ -23,6 +22,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
+from monobeam.logs import diagnostics
 from monobeam.store.backend import Backend, open_backend
 from monobeam.store.heap import keep_freed_memory
 from monobeam.store.numbers import numbers
@@ -102,12 +102,12 @@ def _start(options: argparse.Namespace, opener: Callable[[str], Backend]) -> tup
 
 def main(arguments: Sequence[str] | None = None, opener: Callable[[str], Backend] = open_backend) -> int:
     """Serve until SIGTERM or SIGINT; status 1, saying why, where that is not possible. ``opener``: of the backend."""
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     keep_freed_memory()
     stopped = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopped.set())
     try:
+        diagnostics.to_standard_error()
         server, ownership, address = _start(_options(arguments), opener)
         try:
             ready = False

@@ -11,7 +11,8 @@ import pytest
 
 from examples import emulators, installed
 from examples.flink import cluster as flink_cluster
-from examples.flink.settings import free_ports
+from examples.flink import settings
+from examples.kafka.broker import free_ports
 from tests.kafka_cluster import Cluster
 from tests.native.programs import Programs
 from tests.needed import needed
@@ -65,12 +66,19 @@ def flink(tmp_path_factory: pytest.TempPathFactory) -> Iterator[flink_cluster.Cl
     """A Flink cluster with two TaskManagers."""
     with needed():
         installed.check_flink()
-    made = flink_cluster.Cluster(tmp_path_factory.mktemp("flink"), changed=free_ports())
+    made = flink_cluster.Cluster(tmp_path_factory.mktemp("flink"), changed={**settings.free_ports(), **reporter()})
     try:
         made.start()
         yield made
     finally:
         made.stop()
+
+
+def reporter() -> dict[str, str]:
+    """Flink's reporter for Prometheus, as config.yaml has it and local.yaml has not, at ports for four processes."""
+    found = settings.read(settings.CONF / "config.yaml").items()
+    ports = ",".join(map(str, free_ports(4)))
+    return {key: value for key, value in found if ".prometheus." in key} | {"metrics.reporter.prometheus.port": ports}
 
 
 @pytest.fixture(scope="session")

@@ -208,7 +208,7 @@ class Cluster:
         port = self.settings[settings.QUORUM].rpartition(":")[2]
         (self.conf / "zoo.cfg").write_text(
             f"clientPort={port}\nclientPortAddress=127.0.0.1\ndataDir={self.folder / 'zookeeper'}\n"
-            "server.1=127.0.0.1:2888:3888\nadmin.enableServer=false\ntickTime=1000\n"
+            "initLimit=10\nsyncLimit=5\nadmin.enableServer=false\ntickTime=1000\n"
         )
 
     def _zookeeper(self) -> list[str]:

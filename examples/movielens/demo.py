@@ -1,5 +1,7 @@
 """The whole loop on MovieLens, as separate processes: replay, serving, pipeline and a frozen model to compare with.
 
+With ``--flink`` the pipeline runs on a Flink cluster, and every log is a topic in Kafka; both are started for the demo.
+
 While it runs, a live page shows what happens. When everything is decided, the demo checks the conservation laws, the
 replay's own books, and that every example in the log was trained exactly once; it exits with status 1 if one of them is
 broken. The last line on standard output is one JSON object.
@@ -14,6 +16,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
 from types import FrameType
@@ -21,6 +24,7 @@ from types import FrameType
 from examples.movielens import checks, summary, twin
 from examples.movielens.catalogue import Catalogue
 from examples.movielens.dataset import Ratings, read
+from examples.movielens.places import Embedded, OnFlink
 from examples.movielens.processes import ChildError, Children
 from examples.movielens.replay import RATINGS_PER_SECOND
 from examples.movielens.run import CONFIG, Run
@@ -28,7 +32,7 @@ from monobeam.models.config import load
 from monobeam.serving import report
 
 ROOT = Path(__file__).parents[2]
-START_S = 120.0  # until the first model is served; it takes about 20 s
+START_S = 240.0  # until the first model is served; it takes about 20 s, on Flink 40
 PROGRESS_S = 5.0
 FROZEN_SHARE = 0.2  # of the examples; then the frozen model stops learning
 PORTS = range(8080, 8100)
@@ -41,12 +45,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         ratings = read(options.data)
         run = _new_run(options, len(ratings))
-        with Children(run.folder, ROOT, {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}) as children:
-            return _Demo(run, ratings, children).run()
+        with ExitStack() as stack:
+            stack.callback(run.place.stop)
+            if run.place.needs:
+                _say(f"starting {run.place.needs}")
+            run.place.start()
+            if started := run.place.announcement():
+                _say(started)
+            children = Children(run.folder, ROOT, {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"})
+            return _Demo(run, ratings, stack.enter_context(children)).run()
     except KeyboardInterrupt:
         print("\nstopped; every process of the demo has ended", file=sys.stderr)
         return 130
-    except (ChildError, ValueError, OSError) as error:
+    except (RuntimeError, ValueError, OSError) as error:
         print(f"\nthe demo cannot go on: {error}", file=sys.stderr)
         return 1
 
@@ -63,7 +74,7 @@ class _Demo:
         """Returns the exit status."""
         run, children = self._run, self._children
         _say(f"{run.ratings:,} ratings in {run.seconds:.0f} s; logs and stores in {run.folder}")
-        _say("starting serving, pipeline, frozen model and replay (about 20 s)")
+        _say("starting serving, pipeline, frozen model and replay (20 to 40 s)")
         children.start("serving", run.serving())
         children.start("pipeline", run.pipeline())
         children.start("frozen", run.frozen(int(FROZEN_SHARE * run.ratings)))
@@ -141,18 +152,19 @@ def _new_run(options: argparse.Namespace, ratings: int) -> Run:
     """Makes the run's folder; nothing is left behind by what could not start."""
     port = options.port or _free_port()
     folder = (options.runs / f"demo-{datetime.now():%Y%m%d-%H%M%S}").resolve()
+    place = OnFlink(folder) if options.flink else Embedded(folder, options.prism)
     folder.mkdir(parents=True)
     latest = options.runs / "latest"
     latest.unlink(missing_ok=True)
     latest.symlink_to(folder.name)
     return Run(
         folder=folder,
+        place=place,
         url=f"http://127.0.0.1:{port}",
         data=options.data.resolve(),
         ratings=min(ratings, options.ratings or int(options.seconds * RATINGS_PER_SECOND)),
         seconds=options.seconds,
         seed=options.seed,
-        prism=options.prism,
     )
 
 
@@ -199,6 +211,7 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--seed", type=_whole(0), default=1, help="of the replay (default: %(default)s)")
     parser.add_argument("--prism", type=_path, help="Beam's local streaming runner; without it Beam downloads one")
+    parser.add_argument("--flink", action="store_true", help="on a Flink cluster, with logs in Kafka")
     parser.add_argument(
         "--port", type=_whole(1, 65535), help="of the live page; default: the first free one from 8080 on"
     )

@@ -31,7 +31,7 @@ PARTITIONS = 1
 RATINGS_PER_SECOND = 700  # more than that is no longer a demo for a laptop
 METRICS_PARTITION = 2  # the pipeline writes 0, the frozen model 1: a partition of a file log has one writer
 WARM_UP = 32
-WARM_UP_S = 120.0  # until the first model is served; it takes about 20 s
+WARM_UP_S = 240.0  # until the first model is served
 BATCH_S = 0.015  # records go out in small batches, as a web server's log does
 BEHIND_US = 40_000  # further behind its schedule than this, the replay stretches
 
@@ -80,9 +80,9 @@ class Replay:
         self._served: queue.SimpleQueue[tuple[int, str, int]] = queue.SimpleQueue()
         self._served_likes: list[tuple[int, int, str, int]] = []  # heap: when, rating, impression id, when it was shown
 
-    def served(self, rating: int, impression_id: str) -> None:
+    def served(self, rating: int, impression_id: str, time_us: int) -> None:
         """The server has ranked the item of this rating and logged it under this id. Any thread may say so."""
-        self._served.put((rating, impression_id, self._clock.now_us()))
+        self._served.put((rating, impression_id, time_us))
 
     def warm_up(self, count: int) -> None:
         """Shows the first items to people who do not react, so that there is something to train and to serve.

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from examples.movielens.places import Place
+
 CONFIG = Path(__file__).with_name("model.toml")
 TIMEOUT_S = 10.0
 
@@ -16,26 +18,26 @@ class Run:
     """A run in a folder of its own.
 
     Attributes:
-        folder: holds the logs, the stores and what the processes print.
+        folder: holds the stores and what the processes print.
+        place: where its logs are, and its pipeline runs.
         url: of the serving process, "http://host:port".
         data: MovieLens, in any known layout.
         ratings: how many of them are replayed.
         seconds: in how much time.
         seed: of what the replay draws at random.
-        prism: Beam's local streaming runner; None: Beam looks for it.
     """
 
     folder: Path
+    place: Place
     url: str
     data: Path
     ratings: int
     seconds: float
     seed: int
-    prism: Path | None
 
     def log(self, name: str) -> str:
         """Address of a log of this run."""
-        return f"file:{self.folder / 'logs' / name}"
+        return self.place.log(name)
 
     @property
     def store(self) -> str:
@@ -51,15 +53,14 @@ class Run:
         """Command of the serving process."""
         host, port = self.url.removeprefix("http://").split(":")
         logs = self._logs("sync", "served", "metrics")
-        return _python("monobeam.serving", f"--store={self.store}", *logs, f"--host={host}", f"--port={port}")
+        options = [*logs, f"--host={host}", f"--port={port}", *self.place.server()]
+        return _python("monobeam.serving", f"--store={self.store}", *options)
 
     def pipeline(self) -> list[str]:
         """Command of the one streaming Beam job: join and train."""
         logs = self._logs("impressions", "actions", "examples", "sync", "dead_letters", "metrics")
         stores = [f"--impressions={self.log('served')}", f"--store={self.store}", f"--cold=lmdb:{self.folder / 'cold'}"]
-        runner = ["--runner=PrismRunner", "--environment_type=LOOPBACK", "--streaming"]
-        runner += [f"--prism_location={self.prism}"] if self.prism else []
-        return _python("monobeam.pipelines.online", *logs, *stores, *runner)
+        return _python("monobeam.pipelines.online", *logs, *stores, "--streaming", *self.place.runner())
 
     def frozen(self, train_examples: int) -> list[str]:
         """Command of the model that stops learning after so many examples."""

@@ -6,12 +6,12 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
 
 from examples.movielens.catalogue import Questions
-from examples.movielens.dataset import Features
 
 TIMEOUT_S = 10.0
 CANDIDATES = 100
@@ -45,7 +45,7 @@ class Server:
             return False
         return bool(stats.get("replica", {}).get("epoch"))
 
-    def rank(self, body: str) -> dict[str, list[Features]] | None:
+    def rank(self, body: str) -> dict[str, Any] | None:
         """The answer to one request; None where there was none (the reason is in ``errors``)."""
         started = time.perf_counter()
         try:
@@ -54,7 +54,7 @@ class Server:
             content = response.read()
             if response.status != 200:
                 raise http.client.HTTPException(f"status {response.status}: {content[:200].decode(errors='replace')}")
-            answer: dict[str, list[Features]] = json.loads(content)
+            answer: dict[str, Any] = json.loads(content)
         except (OSError, http.client.HTTPException, ValueError) as error:
             self._connection.close()
             self.errors.append(f"{type(error).__name__}: {error}")
@@ -87,9 +87,9 @@ class Load(threading.Thread):
 
 
 class Requests(threading.Thread):
-    """Has single rated items ranked and logged by the server, and hands back the ids under which it logged them."""
+    """Has single rated items ranked and logged by the server, and hands back the ids and times that it logged."""
 
-    def __init__(self, server: Server, questions: Questions, served: Callable[[int, str], None]) -> None:
+    def __init__(self, server: Server, questions: Questions, served: Callable[[int, str, int], None]) -> None:
         super().__init__(name="requests", daemon=True)
         self._server, self._questions, self._served = server, questions, served
         self._waiting: queue.SimpleQueue[int | None] = queue.SimpleQueue()
@@ -109,4 +109,4 @@ class Requests(threading.Thread):
             answer = self._server.rank(self._questions.about(rating))
             # Without an id the server was too busy to log it: there is nothing that a like could name.
             if answer is not None and (impression_id := answer["results"][0]["impression_id"]):
-                self._served(rating, str(impression_id))
+                self._served(rating, str(impression_id), int(answer["time"]))

@@ -14,6 +14,7 @@ const FORMATS = {
   rate: (v) => `${number(v >= 100 ? 0 : 1).format(v)} /s`,
   ms: (v) => (v >= 10000 ? `${number(1).format(v / 1000)} s` : `${number(digitsOf(v)).format(v)} ms`),
   auc: (v) => number(4).format(v),
+  span: (v) => (v < 60000 ? `${number(1).format(v / 1000)} s` : elapsed(v / 1000)),
   signed: (v) => `${v < 0 ? "−" : "+"}${number(4).format(Math.abs(v))}`,
   bytes: (v) => {
     const power = v < 1024 ? 0 : Math.min(4, Math.floor(Math.log2(v) / 10));
@@ -56,6 +57,18 @@ function showFreshness(freshness) {
   for (const name of ["freshness-recent", "freshness-run"]) document.getElementById(name).hidden = !freshness.actions;
 }
 
+// Only where the server looks at a cluster. A report is read when that may have ended, so it has no link.
+function showFlink(flink, live) {
+  document.getElementById("flink").hidden = !flink;
+  if (!flink) return;
+  document.getElementById("flink-state").dataset.state = flink.state;
+  document.getElementById("flink-error").textContent = flink.error ?? "";
+  document.getElementById("flink-up-note").hidden = flink.state !== "running";
+  const link = document.getElementById("flink-link");
+  link.hidden = !live;
+  link.href = flink.url;
+}
+
 function showState(name, text, detail) {
   const node = document.getElementById("state");
   if (node.textContent !== text) node.textContent = text;
@@ -64,10 +77,11 @@ function showState(name, text, detail) {
   document.body.classList.toggle("stale-page", name === "lost");
 }
 
-function show(stats) {
+function show(stats, live) {
   document.title = `monobeam: ${stats.model}`;
   showFigures(stats);
   showFreshness(stats.freshness);
+  showFlink(stats.flink, live);
   for (const { keys, chart } of CHARTS) chart.update(stats.series.time_s, keys.map((key) => stats.series[key]));
   const up = elapsed(stats.uptime_s);
   document.getElementById("foot").textContent =
@@ -87,7 +101,7 @@ async function poll() {
     if (!answer.ok) throw new Error(`status ${answer.status}`);
     const stats = await answer.json();
     lastAnswer = performance.now();
-    show(stats);
+    show(stats, true);
     showState(stats.state.name, stats.state.name, stats.state.detail);
   } catch (error) {
     const seconds = Math.round((performance.now() - lastAnswer) / 1000);
@@ -99,7 +113,7 @@ async function poll() {
 const embedded = document.getElementById("data");
 if (embedded) {
   const stats = JSON.parse(embedded.textContent);
-  show(stats);
+  show(stats, false);
   showState("report", "report", `as of ${utc(stats.time_us)}`);
 } else {
   poll();

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from examples.flink.cluster import Cluster
+from monobeam.serving.flink import FlinkJob, JobFigures
 from tests.end_to_end import reference, traffic
-from tests.end_to_end.run import DECIDED, PATIENCE_S, Run, kill
+from tests.end_to_end.run import DECIDED, PATIENCE_S, ROOT, Run, kill
 
 COUNT, SHARDS = 1500, 4
 STEPS = 6
@@ -122,10 +125,15 @@ def test_everything_is_killed_in_turn_and_nothing_is_lost_or_done_twice(
 ) -> None:
     """A Python worker, a TaskManager, the JobManager; then a savepoint, and another parallelism."""
     run = Run.create(tmp_path / "run", tmp_path / "raw", SHARDS, config=CONFIG)
-    job = Job(flink, run, made, undisturbed)
+    job, shown, before = Job(flink, run, made, undisturbed), FlinkJob(flink.address), warnings(flink)
     with job.running("--parallelism=2") as process:
         job.go_on()
-        job.wait(job.has_checkpoint)
+        job.wait(lambda: bool(seen(shown).checkpoint_us) and seen(shown).restarts == 0)
+        assert shown.figures.state == "running"
+        assert shown.figures.url == f"http://{flink.address}/#/job/running/{job.id()}/overview"
+        known = shown.figures
+        job.wait(lambda: set(scraped(flink)) >= DOCUMENTED)
+        assert warnings(flink) - before <= 2  # a job that nothing happens to is quiet
         for worker in workers(flink):
             os.kill(worker, signal.SIGKILL)
         job.go_on()
@@ -133,18 +141,49 @@ def test_everything_is_killed_in_turn_and_nothing_is_lost_or_done_twice(
         flink.start_process("taskmanager-0")
         job.go_on()
         flink.kill("jobmanager")
+        assert (seen(shown).state, shown.figures.name) == ("away", known.name)
         flink.start_process("jobmanager")
         job.wait(job.has_checkpoint)  # until it is back, tasks go on without it
         job.go_on()
         assert process.poll() is None
         savepoint = flink.stop_with_savepoint(job.id())
         assert process.wait(PATIENCE_S) == 0, run.log_tail()
+    assert (seen(shown).state, shown.figures.name) == ("finished", known.name)
     with job.running("--parallelism=1", f"--savepoint_path={savepoint}"):
         job.go_on()
         job.go_on()
         job.end()
         job.wait(lambda: run.settled(undisturbed))
     check(run, made)
+    assert warnings(flink) > before
+
+
+def seen(shown: FlinkJob) -> JobFigures:
+    """What a server shows now."""
+    shown.step()
+    return shown.figures
+
+
+DOCUMENTED = set(re.findall(r"`(flink_\w+)`", (ROOT / "docs/flink.md").read_text()))
+
+
+def scraped(cluster: Cluster) -> list[str]:
+    """What Prometheus finds at the ports of all processes."""
+    found = ""
+    for port in cluster.settings["metrics.reporter.prometheus.port"].split(","):
+        with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+            found += answer.read().decode()
+    return re.findall(r"^# TYPE (\w+)", found, re.MULTILINE)
+
+
+LINE = re.compile(r'time=\S+Z level=(\w+) logger=\S+ message="(?:[^"\\]|\\.)*"(?: error="(?:[^"\\]|\\.)*")?')
+
+
+def warnings(cluster: Cluster) -> int:
+    """How many events of its processes and Python workers are worse than information; each must be a line of logfmt."""
+    lines = [line for path in (cluster.folder / "log").glob("*.log") for line in path.read_text().splitlines()]
+    assert [line for line in lines if LINE.fullmatch(line) is None] == []
+    return sum("level=info" not in line for line in lines)
 
 
 def workers(cluster: Cluster) -> list[int]:

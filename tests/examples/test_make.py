@@ -7,6 +7,8 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 PINS = dict(
     line.split("==")
@@ -39,13 +41,15 @@ def test_help_names_the_two_commands() -> None:
         assert re.search(rf"^ *make {command} ", shown, re.MULTILINE), shown
 
 
-def test_the_demo_takes_its_options_from_make() -> None:
-    arguments = ["make", "-n", "demo", "SECONDS=30", "DATA=/somewhere/ml-1m.zip", "RATINGS=500"]
+@pytest.mark.parametrize("target", ["demo", "flink-demo"])
+def test_the_demo_takes_its_options_from_make(target: str) -> None:
+    arguments = ["make", "-n", target, "SECONDS=30", "DATA=/somewhere/ml-1m.zip", "RATINGS=500"]
     shown = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     command = shown[shown.index("-m examples.movielens.demo") :].replace("\\\n", " ")
     for argument in ("--seconds 30", '--data "/somewhere/ml-1m.zip"', "--ratings 500"):
         assert argument in command
     assert "recbole" not in shown  # what is named is not fetched
+    assert ("--flink" in command) == (target == "flink-demo")
 
 
 def test_a_virtual_environment_that_is_there_is_kept(tmp_path: Path) -> None:

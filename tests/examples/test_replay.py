@@ -153,7 +153,7 @@ def test_likes_of_what_the_server_showed_go_to_its_impressions(tmp_path: Path) -
 
     def answer(rating: int) -> None:
         asked.append(rating)
-        player.served(rating, f"served{rating}")
+        player.served(rating, f"served{rating}", clock.now_us())
 
     ledger, clock = Ledger(WINDOW_US), FakeClock()
     logs = [open_log(f"file:{tmp_path / name}", partitions=2) for name in ("impressions", "actions")]

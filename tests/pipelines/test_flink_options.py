@@ -38,6 +38,7 @@ def test_a_cluster_gets_workers_bundles_and_checkpoints(flink: Cluster, monkeypa
         "checkpointing_interval": "10000",
         "flink_job_server_jar": str(ROOT / ".tools/flink/job-server.jar"),
     }
+    assert given(found, "default_sdk_harness_log_level") == {"default_sdk_harness_log_level": "WARN"}
     assert "--operator_chaining" not in found._flags
     portable = found.view_as(PortableOptions)
     assert portable.environment_type == "PROCESS"

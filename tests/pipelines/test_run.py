@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import apache_beam as beam
+import grpc
 import pytest
 from apache_beam.metrics import Metrics
 from apache_beam.options.pipeline_options import PipelineOptions
@@ -114,6 +115,7 @@ class Job:
 
     def cancel(self) -> None:
         self.cancelled = True
+        raise grpc.RpcError  # as where the signal has ended the job server, too
 
     def metrics(self) -> Any:
         key = SimpleNamespace(metric=SimpleNamespace(namespace="monobeam.train", name="examples"))

@@ -13,6 +13,7 @@ from monobeam.models.config import parse
 from monobeam.serving import errors
 from monobeam.serving.columns import FeatureTypes
 from monobeam.serving.dashboard import Dashboard
+from monobeam.serving.flink import FlinkJob, JobFigures
 from monobeam.serving.freshness import Freshness
 from monobeam.serving.prometheus import exposition, registry
 from monobeam.serving.replica import Replica
@@ -34,7 +35,11 @@ def state(tmp_path: Path) -> ServerState:
     served = ServedLog(open_log(f"file:{tmp_path}"), 0, FeatureTypes(config))
     replica = Replica(config)
     replica._commit_seen(1)
-    return ServerState("test", 0, replica, Freshness(), RequestFigures(), served)
+    flink = FlinkJob("127.0.0.1:8081")
+    flink.figures = JobFigures(
+        "running", "", None, "job", 1, restarts=0, checkpoint_us=1, checkpoint_ms=2, checkpoint_bytes=3
+    )
+    return ServerState("test", 0, replica, Freshness(), RequestFigures(), served, flink)
 
 
 def test_the_schema_of_the_served_log() -> None:
@@ -64,5 +69,5 @@ def test_every_figure(state: ServerState) -> None:
     documented = set(re.findall(r"`(\w+)`", SERVING[SERVING.index("`/stats.json` holds") :]))
     stats = json.loads(Dashboard(state, None, lambda: 1).stats)
     assert stats.keys() <= documented
-    for key in ("freshness", "training", "replica", "requests", "served"):
+    for key in ("freshness", "training", "replica", "requests", "served", "flink"):
         assert stats[key].keys() <= documented

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from monobeam.logs import schemas
 from monobeam.logs.log import open_log
 from monobeam.serving import report
+from monobeam.serving.flink import JobFigures
 from monobeam.serving.progress import Progress
 from tests.serving.test_progress import counters, record, scores
 from tests.serving.world import World, request, running
@@ -181,6 +183,26 @@ def test_the_report_reads_alone(stats: dict[str, Any], browser: Any, tmp_path: P
     assert page.all_of("script[src], link[rel=stylesheet], img, iframe", "outerHTML") == []
     page.check_layout()
     page.check_charts()
+
+
+@pytest.mark.parametrize("size", [DESK, PHONE, NARROW], ids=["desk", "phone", "narrow"])
+def test_the_job_on_flink_is_shown_where_there_is_one(
+    stats: dict[str, Any], browser: Any, tmp_path: Path, size: tuple[int, int]
+) -> None:
+    assert Page(browser, rendered(stats, tmp_path), size).text("flink") == ""
+    minute = 60_000_000
+    job = JobFigures("restarting", "http://flink:8081/", None, "monobeam-1234abcd", 0, 2, 7, 0, 9 * minute, 41, 5000)
+    page = Page(browser, rendered(stats | {"flink": job.as_json(10 * minute)}, tmp_path), size)
+    assert (page.text("flink-state"), page.text("flink-restarts")) == ("Restarting", "2")
+    assert (page.text("flink-checkpoint-age"), page.text("flink-checkpoint-ms")) == ("1:00", "41.0 ms")
+    assert (page.text("flink-job"), page.text("flink-checkpoint-bytes")) == ("monobeam-1234abcd", "4.9 KiB")
+    assert page.text("flink-link") == ""
+    page.check_layout()
+    away = replace(job, state="away", error="URLError: <urlopen error [Errno 111] Connection refused>")
+    page = Page(browser, rendered(stats | {"flink": away.as_json(10 * minute)}, tmp_path), size)
+    assert (page.text("flink-state"), page.text("flink-restarts")) == ("Away", "2")
+    assert page.text("flink-error") == away.error
+    page.check_layout()
 
 
 def test_a_point_between_gaps_is_a_dot_and_an_axis_has_one_number_of_digits(
