@@ -16,6 +16,19 @@ _NAMES = {"join": NAMES, "train": COUNTED}
 _STEPS = {"join": ("join",), "train": ("train",), "online": ("join", "train"), "backfill": ("join", "train")}
 
 
+def together(before: Counters, after: Counters) -> Counters:
+    """Counters of a bounded run and of one that took over from it, which has met again what was not decided."""
+    found = {step: dict(counts) for step, counts in before.items()}
+    join = found.get("join", {})
+    for kind, open_ones in (("impressions", "pending"), ("actions", "waiting")):
+        join[kind] = join.get(kind, 0) - join.pop(open_ones, 0)
+    for step, counts in after.items():
+        kept = found.setdefault(step, {})
+        for name, count in counts.items():
+            kept[name] = kept.get(name, 0) + count
+    return found
+
+
 def show(command: str, seconds: float, found: Counters, advice: str) -> None:
     """Print it; what nothing has counted is 0. Some runners tell no counters of a job that was cancelled."""
     steps = _STEPS[command] if found else ()
