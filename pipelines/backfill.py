@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
@@ -45,26 +46,33 @@ def main(argv: Sequence[str] | None = None) -> Counters:
         check_slice(config, ours.slice, str(standard.runner))
 
     started = time.monotonic()
-    counters = _run(options, config, ours.since, ours.until, ours.slice)
+    done: list[dict[str, Any]] = []
+    counters = _run(options, config, (ours.since, ours.until, ours.slice), done)
     if counters is None:  # submitted
         return {}
-    summary.show("backfill", time.monotonic() - started, counters, hand_over(config.join.window_us, ours.until))
+    advice = hand_over(config.join.window_us, ours.until)
+    summary.show("backfill", time.monotonic() - started, counters, advice, slices=done)
     warn_without_positives(config, counters.get("train", {}))
     return counters
 
 
 def _run(
-    options: PipelineOptions, config: Config, since_us: int | None, until_us: int | None, length_us: int | None
+    options: PipelineOptions,
+    config: Config,
+    bounds: tuple[int | None, int | None, int | None],
+    done: list[dict[str, Any]],
 ) -> Counters | None:
-    """Slice after slice, from the last one that was done; gives their counters together."""
+    """Slice after slice, from the last one that was done; gives their counters together, and notes what each took."""
+    since_us, until_us, length_us = bounds
     marks = None if length_us is None else Marks(config, since_us, length_us)
     done_us = marks and marks.last_us()
     slices = Slices(config, done_us or since_us, until_us, length_us, goes_on=done_us is not None)
-    total: Counters = {}
     progress = Progress("backfill", slices.records, time.monotonic())
     runner = str(options.view_as(StandardOptions).runner)
+    total: Counters = {}
     with Shown(progress, None if runner == DATAFLOW else config.logs.metrics) as shown:
         for each in slices:
+            began = time.monotonic()
             shown.begin(each.fresh, sum(span.stop - span.start for span in each.spans))
             counters = execute("backfill", partial(_build, config=config, part=each), options)
             if counters is None:
@@ -72,6 +80,7 @@ def _run(
             total = summary.together(total, counters)
             if marks is not None and each.until_us is not None:
                 marks.set(each.until_us)
+            done.append({"until": each.until_us, "records": each.fresh, "seconds": round(time.monotonic() - began, 3)})
     return total
 
 

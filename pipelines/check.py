@@ -93,6 +93,8 @@ def _check_model(config: Config, backend: Backend) -> None:
 
 def check_slice(config: Config, slice_us: int, runner: str) -> None:
     """SystemExit for slices that cannot follow one another."""
+    if config.store.uri == "memory:":
+        raise SystemExit("--slice: a slice goes on with the store of the one before it: give --store=lmdb:DIR")
     if config.join.cold == "memory:":
         raise SystemExit(
             "--slice: a slice finds impressions of the one before it in the cold store: give --cold=lmdb:DIR"

@@ -57,7 +57,7 @@ def execute(command: str, build: Callable[[beam.Pipeline], None], options: Pipel
     """
     streaming = options.view_as(StandardOptions).streaming
     try:
-        pipeline = beam.Pipeline(options=options)
+        pipeline = beam.Pipeline(runner=flink.runner() if flink.is_runner(options) else None, options=options)
     except ValueError as error:  # Beam's own check of its options
         raise SystemExit(f"{command}: {error}") from None
     build(pipeline)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 from monobeam.logs.columns import earliest_time, latest_time
-from monobeam.logs.log import newest, open_log
+from monobeam.logs.log import Log, newest, open_log
 from monobeam.logs.seek import end_for_time
 from monobeam.models.config import Config
 from monobeam.pipelines.join import raw_logs, tail_of
@@ -91,6 +92,7 @@ class Slices:
             spans.append(Span(raw.partition, at, stop, known_from_us=known_from_us))
             fresh += stop - at
             self._reached[index] = stop
+            raw.rest()
         return Slice(since_us, until_us, tuple(span for span in spans if span.start < span.stop), fresh)
 
 
@@ -99,8 +101,16 @@ class _Raw:
 
     def __init__(self, partition: Partition, config: Config) -> None:
         self.partition = partition
-        self.log = open_log(partition.uri)
         self._disorder_us = config.logs.disorder_us
+
+    @cached_property
+    def log(self) -> Log:
+        """Open until ``rest``: a client of a broker would go on to fetch what nobody reads."""
+        return open_log(self.partition.uri)
+
+    def rest(self) -> None:
+        """Nothing is asked for a while."""
+        self.__dict__.pop("log", None)
 
     def end(self, until_us: int | None, start: int | None = None) -> int:
         """The offset after the last record of an earlier time; ``start``: where nobody need look before."""

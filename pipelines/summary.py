@@ -29,8 +29,11 @@ def together(before: Counters, after: Counters) -> Counters:
     return found
 
 
-def show(command: str, seconds: float, found: Counters, advice: str) -> None:
-    """Print it; what nothing has counted is 0. Some runners tell no counters of a job that was cancelled."""
+def show(command: str, seconds: float, found: Counters, advice: str, **more: object) -> None:
+    """Print it; what nothing has counted is 0. Some runners tell no counters of a job that was cancelled.
+
+    ``more`` is for scripts.
+    """
     steps = _STEPS[command] if found else ()
     counters = {step: {name: found.get(step, {}).get(name, 0) for name in _NAMES[step]} for step in steps}
     print(f"{command}: {seconds:.1f} s")
@@ -38,7 +41,7 @@ def show(command: str, seconds: float, found: Counters, advice: str) -> None:
     for line in [*figures, advice]:
         if line:
             print(f"  {line}")
-    print(json.dumps({"command": command, "seconds": round(seconds, 3), **counters}), flush=True)
+    print(json.dumps({"command": command, "seconds": round(seconds, 3), **counters, **more}), flush=True)
 
 
 def show_submitted(command: str, job: Mapping[str, str]) -> None:
