@@ -98,10 +98,11 @@ class JoinEngine:
 
     def _columns(self, batch: pa.RecordBatch) -> Columns:
         time = batch.column("_time").to_numpy()
+        known_from = max(self._state.watermark, block.known_from(batch) or self._state.watermark)
         return {
             "id": batch.column("_id").to_numpy(zero_copy_only=False),
             "time": time,
-            "due": np.maximum(time, self._state.watermark),
+            "due": np.maximum(time, known_from),
             "log": np.full(len(time), self._state.logs.code(block.log(batch)), np.int64),
             "partition": batch.column("_partition").to_numpy(),
             "offset": batch.column("_offset").to_numpy(),

@@ -31,6 +31,17 @@ def label(batch: pa.RecordBatch, kind: str, log: str) -> pa.RecordBatch:
     return batch.replace_schema_metadata(metadata)
 
 
+def label_known_from(batch: pa.RecordBatch, time_us: int) -> pa.RecordBatch:
+    """The same batch, saying that records of an earlier time came when event time was there already."""
+    return batch.replace_schema_metadata({**(batch.schema.metadata or {}), b"known_from": str(time_us).encode()})
+
+
+def known_from(batch: pa.RecordBatch) -> int | None:
+    """The event time at which the earliest records of a batch count as known; None: at their own."""
+    found = (batch.schema.metadata or {}).get(b"known_from")
+    return None if found is None else int(found)
+
+
 def kind(batch: pa.RecordBatch) -> str:
     """What a labelled batch holds: one of KINDS; '' if it is not labelled."""
     return (batch.schema.metadata or {}).get(b"kind", b"").decode()  # type: ignore[no-any-return]

@@ -68,14 +68,23 @@ def check_schema(schema: str, kind: str) -> None:
 
 def latest_time(chunk: Chunk) -> int | None:
     """The latest `time` in a chunk, in microseconds; None if it has none that can be decoded."""
+    return _bound_of_times(chunk, pc.max)
+
+
+def earliest_time(chunk: Chunk) -> int | None:
+    """The earliest `time` in a chunk, in microseconds; None if it has none that can be decoded."""
+    return _bound_of_times(chunk, pc.min)
+
+
+def _bound_of_times(chunk: Chunk, bound: Callable[[pa.Array], pa.Scalar]) -> int | None:
     try:
         found = fields(chunk.schema)
         field = _time_field(found, "time")
     except SchemaError:
         return None
-    latest = pc.max(Datums(chunk.schema, found).decode(chunk).arrays[field.name]).as_py()
+    time = bound(Datums(chunk.schema, found).decode(chunk).arrays[field.name]).as_py()
     many, one = TIME_UNITS[field.unit]
-    return None if latest is None else int(latest) * many // one
+    return None if time is None else int(time) * many // one
 
 
 class _Faults:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from monobeam.models.columns import Columns
 from monobeam.models.config import Config
 from monobeam.models.embedding import Embedding
 
@@ -24,6 +25,7 @@ class Model(nn.Module):
     """What ``build`` gives: ``embedding`` makes the pooled vectors of which ``forward`` makes logits."""
 
     embedding: Embedding
+    columns: Columns | None = None  # of the parameter that has some for every slot
 
 
 class FactorizationMachine(Model):
@@ -94,7 +96,9 @@ def _of_kind(config: Config) -> Model:
         return FactorizationMachine(numerics, pairs=False)
     if model.kind == "fm":
         return FactorizationMachine(numerics)
-    return DeepFM(len(config.slots), numerics, model.dim, model.hidden)
+    deep = DeepFM(len(config.slots), numerics, model.dim, model.hidden)
+    deep.columns = Columns("deep.0.weight", tuple(slot.slot for slot in config.slots), model.dim)
+    return deep
 
 
 def set_bias(model: nn.Module, logit: float) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from monobeam.models import steps
+from monobeam.models.columns import Columns
 from monobeam.models.optimizers import OptimizerConfig
 
 Arrays = dict[str, npt.NDArray[np.float32]]
@@ -31,12 +32,14 @@ def values_of(parameters: Mapping[str, nn.Parameter]) -> Arrays:
 class DenseWeights:
     """The parameters of a module, with the optimizer that moves them.
 
-    State has the names ``weight/<parameter>`` and ``<optimizer's name of it>/<parameter>``; all of it is float32,
-    Adam's step count too (as in torch), so that a round trip is exact.
+    State has the names ``weight/<parameter>`` and ``<optimizer's name of it>/<parameter>``, and of a parameter with
+    columns for slots ``slots/<parameter>``; all of it is float32, Adam's step count too (as in torch), so that a round
+    trip is exact.
     """
 
     def __init__(self, module: nn.Module, config: OptimizerConfig) -> None:
         self._parameters = dict(module.named_parameters())
+        self._columns: Columns | None = getattr(module, "columns", None)
         self._states: dict[str, steps.State] = {name: {} for name in self._parameters}
         self._optimizer = config.optimizer
         self._hyper = config.hyper
@@ -65,6 +68,8 @@ class DenseWeights:
     def state(self) -> Arrays:
         """Weights and optimizer state."""
         arrays = {f"weight/{name}": value for name, value in self.values().items()}
+        if self._columns:
+            arrays[self._columns.label] = self._columns.state()
         for name, state in self._states.items():
             arrays |= {f"{key}/{name}": value.numpy().copy() for key, value in state.items()}
         return arrays
@@ -72,8 +77,11 @@ class DenseWeights:
     def restore(self, arrays: Mapping[str, npt.NDArray[np.float32]]) -> None:
         """Take over what ``state`` gave; ValueError where it belongs to another model.
 
-        The state of another optimizer is left out: this one begins anew.
+        The state of another optimizer is left out: this one begins anew. So do the columns of slots that are new.
         """
+        if self._columns:
+            first = self._parameters[self._columns.parameter].detach().numpy()
+            arrays = self._columns.arranged(arrays, first)
         for label in sorted(arrays.keys() - {f"weight/{name}" for name in self._parameters}):
             if label.startswith("weight/"):
                 raise ValueError(f"{label}: the store holds shape {arrays[label].shape}, the model has none")

@@ -1,19 +1,28 @@
 """Join and train on the logs as they are now, in one bounded job: the same code, examples and parameters.
 
 With --until=T impressions that are not decided by T stay pending; a streaming run with --since=T takes over from there.
+With --slice=1d days of logs are gone through a day after the other, each taking over from the one before it.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import StandardOptions
+from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
-from monobeam.pipelines.check import check_features, check_store, warn_without_positives
+from monobeam.models.config import Config
+from monobeam.pipelines import summary
+from monobeam.pipelines.check import check_features, check_slice, check_store, warn_without_positives
 from monobeam.pipelines.join import join_logs
-from monobeam.pipelines.options import MonobeamOptions, parse
-from monobeam.pipelines.run import quiet, run
+from monobeam.pipelines.marks import Marks
+from monobeam.pipelines.options import DATAFLOW, MonobeamOptions, parse
+from monobeam.pipelines.progress import Progress, Shown
+from monobeam.pipelines.run import execute, quiet
+from monobeam.pipelines.slices import Slice, Slices
 from monobeam.pipelines.summary import Counters, hand_over
 from monobeam.pipelines.train import train_log
 from monobeam.transforms.train import Partitions, readers
@@ -27,24 +36,62 @@ def main(argv: Sequence[str] | None = None) -> Counters:
     """Entry point of ``python -m monobeam.pipelines.backfill``."""
     quiet()
     options, config = parse(argv, "backfill", __doc__ or "", EXAMPLE)
-    if options.view_as(StandardOptions).streaming:
+    standard = options.view_as(StandardOptions)
+    if standard.streaming:
         raise SystemExit("backfill: a bounded run; leave out --streaming, or run monobeam.pipelines.online")
     ours = options.view_as(MonobeamOptions)
     check_features(config)
     check_store(config)
+    if ours.slice is not None:
+        check_slice(config, ours.slice, str(standard.runner))
 
-    def build(pipeline: beam.Pipeline) -> None:
-        appended = join_logs(pipeline, config, tailed=False, since_us=ours.since, until_us=ours.until)
-        partitions = (
-            appended
-            | "Written" >> beam.combiners.Count.Globally()
-            | "Partitions" >> beam.FlatMap(_partitions, config.join.shards, config.training.parallel)
-        )
-        train_log(partitions, config, tailed=False)
-
-    counters = run("backfill", build, options, hand_over(config.join.window_us, ours.until))
+    started = time.monotonic()
+    done: list[dict[str, Any]] = []
+    counters = _run(options, config, (ours.since, ours.until, ours.slice), done)
+    if counters is None:  # submitted
+        return {}
+    advice = hand_over(config.join.window_us, ours.until)
+    summary.show("backfill", time.monotonic() - started, counters, advice, slices=done)
     warn_without_positives(config, counters.get("train", {}))
     return counters
+
+
+def _run(
+    options: PipelineOptions,
+    config: Config,
+    bounds: tuple[int | None, int | None, int | None],
+    done: list[dict[str, Any]],
+) -> Counters | None:
+    """Slice after slice, from the last one that was done; gives their counters together, and notes what each took."""
+    since_us, until_us, length_us = bounds
+    marks = None if length_us is None else Marks(config, since_us, length_us)
+    done_us = marks and marks.last_us()
+    slices = Slices(config, done_us or since_us, until_us, length_us, goes_on=done_us is not None)
+    progress = Progress("backfill", slices.records, time.monotonic())
+    runner = str(options.view_as(StandardOptions).runner)
+    total: Counters = {}
+    with Shown(progress, None if runner == DATAFLOW else config.logs.metrics) as shown:
+        for each in slices:
+            began = time.monotonic()
+            shown.begin(each.fresh, sum(span.stop - span.start for span in each.spans))
+            counters = execute("backfill", partial(_build, config=config, part=each), options)
+            if counters is None:
+                return None
+            total = summary.together(total, counters)
+            if marks is not None and each.until_us is not None:
+                marks.set(each.until_us)
+            done.append({"until": each.until_us, "records": each.fresh, "seconds": round(time.monotonic() - began, 3)})
+    return total
+
+
+def _build(pipeline: beam.Pipeline, config: Config, part: Slice) -> None:
+    appended = join_logs(pipeline, config, since_us=part.since_us, until_us=part.until_us, spans=part.spans)
+    partitions = (
+        appended
+        | "Written" >> beam.combiners.Count.Globally()
+        | "Partitions" >> beam.FlatMap(_partitions, config.join.shards, config.training.parallel)
+    )
+    train_log(partitions, config, tailed=False)
 
 
 def _partitions(written: int, shards: int, parallel: bool) -> Iterator[Partitions]:

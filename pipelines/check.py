@@ -91,6 +91,25 @@ def _check_model(config: Config, backend: Backend) -> None:
             raise ValueError(f"{backend.uri} holds another model: {error}") from None
 
 
+def check_slice(config: Config, slice_us: int, runner: str) -> None:
+    """SystemExit for slices that cannot follow one another."""
+    if config.store.uri == "memory:":
+        raise SystemExit("--slice: a slice goes on with the store of the one before it: give --store=lmdb:DIR")
+    if config.join.cold == "memory:":
+        raise SystemExit(
+            "--slice: a slice finds impressions of the one before it in the cold store: give --cold=lmdb:DIR"
+        )
+    if slice_us < config.join.tick_us:
+        raise SystemExit(
+            f"--slice: {slice_us / 1e6:g} s: must not be shorter than a tick, {config.join.tick_us / 1e6:g} s"
+        )
+    if runner.endswith("DataflowRunner"):
+        raise SystemExit(
+            "--slice: this command does not wait for jobs on Dataflow: submit one after the other, each with --since "
+            "and --until"
+        )
+
+
 def check_partitions(config: Config, numbers: Collection[int]) -> None:
     """SystemExit for partitions that there are not, or a part of them where training cannot be shared."""
     there = range(config.join.shards)

@@ -9,6 +9,7 @@ import tempfile
 import urllib.request
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from apache_beam.options.pipeline_options import (
     PipelineOptions,
     StandardOptions,
 )
+from apache_beam.runners.portability.flink_runner import FlinkRunner
 
 from monobeam.logs import diagnostics
 
@@ -31,6 +33,24 @@ _HANDED_ON = ("BIGTABLE_EMULATOR_HOST", "PUBSUB_EMULATOR_HOST")
 _OPENED = ("java.base/java.lang", "java.base/java.nio", "java.base/java.util")
 # With checkpoints on, bundles end by time alone, unless they are full. Elements are blocks of thousands of records.
 _STREAMING = {"max_bundle_time_mills": "50", "max_bundle_size": "100", "checkpointing_interval": "10000"}
+
+
+class _Runner(FlinkRunner):
+    """Has one job server for all jobs of this process: each is a Java process that goes on as long as ours."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._server: Any = None
+
+    def default_job_server(self, options: PipelineOptions) -> Any:
+        self._server = self._server or super().default_job_server(options)
+        return self._server
+
+
+@cache
+def runner() -> FlinkRunner:
+    """What runs the jobs of this process on Flink, one after the other."""
+    return _Runner()
 
 
 class ClusterError(ValueError):
@@ -90,14 +110,19 @@ def _environment() -> dict[str, str]:
     return {"MONOBEAM_PYTHON": sys.executable, **found}
 
 
+def is_runner(options: PipelineOptions) -> bool:
+    """Whether a job is to run on Flink."""
+    return str(options.view_as(StandardOptions).runner).rsplit(".", 1)[-1] == "FlinkRunner"
+
+
 def cancel(options: PipelineOptions) -> None:
     """End the job on its cluster, which it would outlive: Beam's job server only ceases to wait for it.
 
     Raises:
         ClusterError: if the JobManager does not answer.
     """
-    master, runner = options.view_as(FlinkRunnerOptions).flink_master, options.view_as(StandardOptions).runner
-    if not str(runner).endswith("FlinkRunner") or master in EMBEDDED:
+    master = options.view_as(FlinkRunnerOptions).flink_master
+    if not is_runner(options) or master in EMBEDDED:
         return
     name = options.view_as(GoogleCloudOptions).job_name
     mine = [job for job in _ask(master, "/jobs/overview")["jobs"] if job["name"] == name and job["end-time"] < 0]

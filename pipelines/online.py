@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> Counters:
     check_store(config)
 
     def build(pipeline: beam.Pipeline) -> None:
-        join_logs(pipeline, config, tailed=True, since_us=since, until_us=None)
+        join_logs(pipeline, config, since_us=since, until_us=None)
         # The trainer reads the examples log itself: see transforms/train.py.
         numbers = range(config.join.shards)
         partitions = pipeline | "Partitions" >> ExamplePartitions(numbers, config.training.parallel)

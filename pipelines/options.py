@@ -28,7 +28,7 @@ from apache_beam.options.pipeline_options import (
 
 from monobeam.models.config import Config, load
 from monobeam.models.config import parse as parse_config
-from monobeam.models.section import ConfigError
+from monobeam.models.section import ConfigError, duration_us
 from monobeam.pipelines import dataflow, flink
 from monobeam.pipelines.addresses import check_subscriptions, warn_of_loss
 from monobeam.store.numbers import numbers
@@ -54,6 +54,13 @@ def _event_time(text: str) -> int:
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
     return int(moment.timestamp()) * 1_000_000 + moment.microsecond
+
+
+def _duration(text: str) -> int:
+    try:
+        return duration_us(text, "--slice", low="1ms")
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _numbers(text: str) -> list[int]:
@@ -91,13 +98,19 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
         "wherever more is to come: without it a bounded run takes the logs as complete, and an impression whose window "
         "is still open at their end counts as one that nobody acted on",
     },
+    "slice": {
+        "type": _duration,
+        "help": "go through the logs in slices of so much event time (12h, 1d), one after the other: memory is then "
+        "that of a slice, and the same command goes on after the last slice that was done. Raw logs must keep to "
+        "logs.disorder. Each slice reads the actions of the retention before it once more, so make it no shorter",
+    },
 }
 _RAW = ("impressions", "actions", "dead_letters", "cold", "since")
 USED = {
     "join": ("config", *_RAW, "until", "examples", "metrics"),
     "train": ("config", "examples", "partitions", "store", "sync", "metrics"),
     "online": ("config", *_RAW, "examples", "store", "sync", "metrics"),
-    "backfill": ("config", *_RAW, "until", "examples", "store", "sync", "metrics"),
+    "backfill": ("config", *_RAW, "until", "slice", "examples", "store", "sync", "metrics"),
 }
 """What each command takes beside Beam's options."""
 

@@ -25,7 +25,7 @@ from monobeam.pipelines import dataflow, flink, summary
 from monobeam.store.backend import BackendError
 from monobeam.store.room import TableFullError
 from monobeam.store.spec import SpecError
-from monobeam.transforms import pubsub, resources, train
+from monobeam.transforms import join, pubsub, resources, train
 from monobeam.transforms.pubsub import on_dataflow
 
 _LOGGER = logging.getLogger(__name__)
@@ -45,22 +45,34 @@ class _Stopped(BaseException):
 def run(
     command: str, build: Callable[[beam.Pipeline], None], options: PipelineOptions, advice: str = ""
 ) -> summary.Counters:
-    """Build and run, then print the Beam counters, which are also given back, and the advice.
+    """Build and run, then print the Beam counters, which are also given back, and the advice; see ``execute``.
+
+    On Dataflow a job is submitted, and goes on without this process.
+    """
+    started = time.monotonic()
+    counters = execute(command, build, options)
+    if counters is None:
+        return {}
+    summary.show(command, time.monotonic() - started, counters, advice)
+    return counters
+
+
+def execute(command: str, build: Callable[[beam.Pipeline], None], options: PipelineOptions) -> summary.Counters | None:
+    """Build and run; gives the Beam counters, None for a job that goes on elsewhere.
 
     A streaming run goes on until SIGINT or SIGTERM, then the job is cancelled: whatever is not committed by then is
     trained after the next start. A bounded run that is interrupted ends this process with status 128 + signal, a job
-    that fails with status 1. On Dataflow a job is submitted, and goes on without this process.
+    that fails with status 1.
     """
-    started = time.monotonic()
     streaming = options.view_as(StandardOptions).streaming
     try:
-        pipeline = beam.Pipeline(options=options)
+        pipeline = beam.Pipeline(runner=flink.runner() if flink.is_runner(options) else None, options=options)
     except ValueError as error:  # Beam's own check of its options
         raise SystemExit(f"{command}: {error}") from None
     build(pipeline)
     if on_dataflow(pipeline):
         summary.show_submitted(command, dataflow.submitted(pipeline.run(), options))
-        return {}
+        return None
 
     stopped: list[signal.Signals] = []
 
@@ -102,13 +114,13 @@ def run(
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-    summary.show(command, time.monotonic() - started, counters, advice)
     return counters
 
 
 def _give_back() -> None:
     """Close what a job that ended had open in this process: a lease that is kept is waited for by the next owner."""
     train.close_all()
+    join.close_all()
     pubsub.close_all()
     resources.close_all()
 

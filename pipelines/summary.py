@@ -16,8 +16,24 @@ _NAMES = {"join": NAMES, "train": COUNTED}
 _STEPS = {"join": ("join",), "train": ("train",), "online": ("join", "train"), "backfill": ("join", "train")}
 
 
-def show(command: str, seconds: float, found: Counters, advice: str) -> None:
-    """Print it; what nothing has counted is 0. Some runners tell no counters of a job that was cancelled."""
+def together(before: Counters, after: Counters) -> Counters:
+    """Counters of a bounded run and of one that took over from it, which has met again what was not decided."""
+    found = {step: dict(counts) for step, counts in before.items()}
+    join = found.get("join", {})
+    for kind, open_ones in (("impressions", "pending"), ("actions", "waiting")):
+        join[kind] = join.get(kind, 0) - join.pop(open_ones, 0)
+    for step, counts in after.items():
+        kept = found.setdefault(step, {})
+        for name, count in counts.items():
+            kept[name] = kept.get(name, 0) + count
+    return found
+
+
+def show(command: str, seconds: float, found: Counters, advice: str, **more: object) -> None:
+    """Print it; what nothing has counted is 0. Some runners tell no counters of a job that was cancelled.
+
+    ``more`` is for scripts.
+    """
     steps = _STEPS[command] if found else ()
     counters = {step: {name: found.get(step, {}).get(name, 0) for name in _NAMES[step]} for step in steps}
     print(f"{command}: {seconds:.1f} s")
@@ -25,7 +41,7 @@ def show(command: str, seconds: float, found: Counters, advice: str) -> None:
     for line in [*figures, advice]:
         if line:
             print(f"  {line}")
-    print(json.dumps({"command": command, "seconds": round(seconds, 3), **counters}), flush=True)
+    print(json.dumps({"command": command, "seconds": round(seconds, 3), **counters, **more}), flush=True)
 
 
 def show_submitted(command: str, job: Mapping[str, str]) -> None:

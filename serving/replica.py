@@ -303,7 +303,13 @@ class Replica:
         """Build the module aside, then swap: an answer sees the old weights or the new, never a mixture."""
         module = build(self._config).eval().requires_grad_(False)
         arrays = {name: torch.from_numpy(np.array(array)) for name, array in dense_values.decode(values).items()}
-        module.load_state_dict(arrays)
+        try:
+            module.load_state_dict(arrays)
+        except RuntimeError as error:
+            reason = str(error).splitlines()[-1].strip()
+            raise SyncError(
+                f"dense weights {version} are of another model: {reason}; this server needs the trainer's description"
+            ) from None
         self.dense = Dense(module, version, self.dense.rate)
 
     def _commit_seen(self, time_us: int) -> None:

@@ -94,8 +94,19 @@ class _Engines:
                 self._cold[uri] = open_cold(uri)
             return self._cold[uri]
 
+    def close(self) -> None:
+        with self._lock:
+            self._cached.clear()
+            for uri in [uri for uri in self._cold if uri != "memory:"]:
+                self._cold.pop(uri).close()
+
 
 _engines = _Engines()
+
+
+def close_all() -> None:
+    """Forget the engines of this process, and close their cold stores (the end of a pipeline)."""
+    _engines.close()
 
 
 class _JoinBlocks(beam.DoFn):

@@ -1,4 +1,4 @@
-"""Read raw logs as keyed Arrow blocks, bounded or tailed (a splittable DoFn over the log interface)."""
+"""Follow raw logs as keyed Arrow blocks (a splittable DoFn over the log interface)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from apache_beam.utils.timestamp import Duration, Timestamp
 from monobeam.join.shards import rejects_block, split
 from monobeam.logs import block, columns, schemas
 from monobeam.logs.columns import Decoded, Reject
-from monobeam.logs.log import AwayError, Chunk, clip
+from monobeam.logs.log import AwayError, Chunk, Log, clip
 from monobeam.logs.watermark import Watermark
 from monobeam.transforms import resources
 from monobeam.transforms.append import Run, run_of
@@ -56,28 +56,25 @@ class Tail:
 
 @dataclass
 class ReadLogs(beam.PTransform[Any, Any]):
-    """Raw logs to blocks keyed by join shard.
+    """Raw logs to blocks keyed by join shard, for ever; event-time watermarks follow ``tail``.
 
-    Each log is ``(kind, uri, partitions)`` with kind ``impressions`` or ``actions``. With ``tailed`` the read goes on
-    for ever and event-time watermarks follow ``tail``; otherwise it ends where the log ends when the read starts.
-    One reader reads all partitions, in one bundle at a time.
+    Each log is ``(kind, uri, partitions)`` with kind ``impressions`` or ``actions``. One reader reads all partitions,
+    in one bundle at a time.
     Main output: ``KeyedBlock``. Output ``dead_letters``: ``Run`` of records that could not be decoded.
     """
 
     logs: Sequence[tuple[str, str, int]]
     shards: int
     tail: Tail
-    tailed: bool
 
     def expand(self, root: beam.pvalue.PBegin) -> Any:
         """Wire the reader."""
         partitions = tuple(Partition(kind, uri, number) for kind, uri, count in self.logs for number in range(count))
-        reader = _TailPartitions(self.shards, self.tail) if self.tailed else _ReadPartitions(self.shards, self.tail)
         return (
             root
             | "Impulse" >> beam.Impulse()
             | "Partitions" >> beam.Map(lambda _: partitions).with_output_types(tuple[Partition, ...])
-            | "Read" >> to_blocks(reader)
+            | "Read" >> to_blocks(_TailPartitions(self.shards, self.tail))
         )
 
 
@@ -93,23 +90,34 @@ _lock = threading.Lock()
 _watermarks: dict[tuple[str, Partition], tuple[int, Watermark]] = {}
 
 
-class _Reader(beam.DoFn, beam.transforms.core.RestrictionProvider):
-    """Moves chunks from logs to blocks; what it knows of a partition's progress is the watermark alone."""
+class _TailPartitions(beam.DoFn, beam.transforms.core.RestrictionProvider):
+    """Follows partitions for ever; checkpoints itself so that bundles stay short.
+
+    What it knows of a partition's progress is the watermark alone.
+    """
 
     MAX_RECORDS = 4096
-    TAILED = False
+    MAX_SECONDS = 0.5
 
     def __init__(self, shards: int, tail: Tail) -> None:
         self._shards = shards
         self._tail = tail
         self._job = uuid.uuid4().hex
 
+    @beam.DoFn.unbounded_per_element()
+    def process(
+        self,
+        partitions: tuple[Partition, ...],
+        tracker: Any = beam.DoFn.RestrictionParam(),
+        estimator: Any = beam.DoFn.WatermarkEstimatorParam(ManualWatermarkEstimator.default_provider()),
+    ) -> Iterator[Any]:
+        watermarks = yield from self._read(partitions, tracker, estimator, time.monotonic() + self.MAX_SECONDS)
+        self._advance(watermarks, estimator)
+        tracker.defer_remainder(Duration(micros=self._tail.poll_us))
+
     def initial_restriction(self, partitions: tuple[Partition, ...]) -> Ranges:
-        starts = tuple(self._start(partition) for partition in partitions)
-        if self.TAILED:
-            return Ranges(starts, (END_OF_TIME,) * len(partitions))
-        ends = resources.patiently(lambda: [_end(partition) for partition in partitions])
-        return Ranges(starts, tuple(map(max, starts, ends)))
+        starts = [first(resources.reader(each.uri, each.number), each, self._tail) for each in partitions]
+        return Ranges(tuple(starts), (END_OF_TIME,) * len(partitions))
 
     def create_tracker(self, restriction: Ranges) -> RangesTracker:
         return RangesTracker(restriction)
@@ -121,13 +129,6 @@ class _Reader(beam.DoFn, beam.transforms.core.RestrictionProvider):
             return 0
         bounds = zip(restriction.starts, restriction.stops, ends, strict=True)
         return sum(max(0, min(stop, end) - start) for start, stop, end in bounds)
-
-    def _start(self, partition: Partition) -> int:
-        since_us = self._tail.since_us.get(partition.kind)
-        log, number = resources.reader(partition.uri, partition.number), partition.number
-        if since_us is None:
-            return resources.patiently(lambda: log.start(number))
-        return resources.patiently(lambda: log.offset_for_time(number, since_us, self._tail.disorder_us))
 
     def _read(
         self, partitions: tuple[Partition, ...], tracker: Any, estimator: Any, deadline: float
@@ -190,34 +191,12 @@ class _Reader(beam.DoFn, beam.transforms.core.RestrictionProvider):
             estimator.set_watermark(reached)
 
 
-class _ReadPartitions(_Reader):
-    """Reads partitions to the ends that they had when the read began."""
-
-    def process(
-        self,
-        partitions: tuple[Partition, ...],
-        tracker: Any = beam.DoFn.RestrictionParam(),
-        estimator: Any = beam.DoFn.WatermarkEstimatorParam(ManualWatermarkEstimator.default_provider()),
-    ) -> Iterator[Any]:
-        yield from self._read(partitions, tracker, estimator, deadline=float("inf"))
-
-
-class _TailPartitions(_Reader):
-    """Follows partitions for ever; checkpoints itself so that bundles stay short."""
-
-    TAILED = True
-    MAX_SECONDS = 0.5
-
-    @beam.DoFn.unbounded_per_element()
-    def process(
-        self,
-        partitions: tuple[Partition, ...],
-        tracker: Any = beam.DoFn.RestrictionParam(),
-        estimator: Any = beam.DoFn.WatermarkEstimatorParam(ManualWatermarkEstimator.default_provider()),
-    ) -> Iterator[Any]:
-        watermarks = yield from self._read(partitions, tracker, estimator, time.monotonic() + self.MAX_SECONDS)
-        self._advance(watermarks, estimator)
-        tracker.defer_remainder(Duration(micros=self._tail.poll_us))
+def first(log: Log, partition: Partition, tail: Tail) -> int:
+    """The offset from which a partition must be read: of the first record that is needed, or kept."""
+    number, since_us = partition.number, tail.since_us.get(partition.kind)
+    if since_us is None:
+        return resources.patiently(lambda: log.start(number))
+    return resources.patiently(lambda: log.offset_for_time(number, since_us, tail.disorder_us))
 
 
 def _end(partition: Partition) -> int:

@@ -33,23 +33,31 @@ class _Opened:
 
 
 _lock = threading.RLock()
-_logs: dict[tuple[str, int], Log] = {}
+_logs: dict[tuple[str, int, int], Log] = {}  # by address, partition and thread; 0 for the one reader
 _appenders: dict[tuple[str, int], _Opened] = {}
 _looked: dict[str, tuple[float, set[int]]] = {}
 
 
 def reader(uri: str, partition: int) -> Log:
     """The log at ``uri``, as read by the one reader of ``partition`` in this process."""
+    return _opened(uri, partition, 0)
+
+
+def _opened(uri: str, partition: int, thread: int) -> Log:
     with _lock:
-        log = _logs.get((uri, partition))
+        log = _logs.get((uri, partition, thread))
         if log is None:
-            log = _logs[uri, partition] = open_log(uri)
+            log = _logs[uri, partition, thread] = open_log(uri)
         return log
 
 
-def read(uri: str, partition: int, offset: int, max_records: int) -> list[Chunk]:
-    """As ``Log.read`` of ``reader``; while the log is away it is waited for."""
-    return patiently(lambda: reader(uri, partition).read(partition, offset, max_records))
+def read(uri: str, partition: int, offset: int, max_records: int, *, alone: bool = True) -> list[Chunk]:
+    """As ``Log.read`` of ``reader``; while the log is away it is waited for.
+
+    Not ``alone``: other threads read the partition at other places, and each has the log for itself.
+    """
+    thread = 0 if alone else threading.get_ident()
+    return patiently(lambda: _opened(uri, partition, thread).read(partition, offset, max_records))
 
 
 def append(uri: str, schema: str, partition: int, count: int, payload: bytes) -> int:

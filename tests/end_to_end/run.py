@@ -66,6 +66,13 @@ class Run:
         (folder / "model.toml").write_text(config.format(policy=policy, shards=shards))
         return Run(folder, raw, shards, policy)
 
+    def change(self, old: str, new: str) -> None:
+        """Change something in the description."""
+        file = self.folder / "model.toml"
+        text = file.read_text()
+        assert text.count(old) == 1
+        file.write_text(text.replace(old, new))
+
     @property
     def config(self) -> Config:
         return load(self.folder / "model.toml")
@@ -89,12 +96,14 @@ class Run:
         config = f"--config={self.folder / 'model.toml'}"
         return [sys.executable, "-m", f"monobeam.pipelines.{module}", config, *raw, *logs, *places, *options]
 
-    def backfill(self, *options: str) -> None:
-        """A bounded run in process, to its end."""
+    def backfill(self, *options: str) -> dict[str, dict[str, int]]:
+        """A bounded run, in process unless the options say otherwise, to its end; gives its counters."""
         done = subprocess.run(
-            self.command("backfill", *options), cwd=self.folder, capture_output=True, text=True, timeout=PATIENCE_S
+            self.command("backfill", *options), cwd=self.folder, capture_output=True, text=True, timeout=2 * PATIENCE_S
         )
         assert done.returncode == 0, done.stderr[-3000:]
+        found: dict[str, dict[str, int]] = json.loads(done.stdout.splitlines()[-1])
+        return found
 
     @contextmanager
     def streaming(self, *options: str, module: str = "online") -> Iterator[subprocess.Popen[bytes]]:

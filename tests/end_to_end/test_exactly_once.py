@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import signal
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import pytest
 
 from examples.movielens import checks
 from tests.end_to_end import reference, traffic
-from tests.end_to_end.run import DECIDED, Run, kill, law
+from tests.end_to_end.run import DECIDED, Run, kill, law, wait_until
 
 COUNT = 1500
 
@@ -154,6 +156,30 @@ def test_batch_hands_over_to_streaming(undisturbed: Run, made: traffic.Traffic, 
         run.wait(job, lambda: run.settled(undisturbed, first))
     check_continued(run, first, undisturbed, made)
     assert {place(letter) for letter in run.dead_letters()} == {place(letter) for letter in undisturbed.dead_letters()}
+
+
+def test_a_backfill_in_slices_is_killed_and_goes_on(
+    undisturbed: Run, made: traffic.Traffic, raw: Path, tmp_path: Path
+) -> None:
+    run, slices = Run.create(tmp_path / "sliced", raw), "--slice=1500ms"
+    with subprocess.Popen(run.command("backfill", slices), cwd=run.folder, start_new_session=True) as process:
+        wait_until(lambda: run.updates_so_far() > 0.4 * sum(undisturbed.ids().values()))
+        kill(process)
+    assert process.returncode == -signal.SIGKILL
+    last = run.backfill(slices)["join"]
+    law(last)
+    assert last["examples"] < 0.7 * undisturbed.counters()["examples"]  # it goes on where it was
+    examples, _ = reference.join(made)
+    assert reference.as_set(run.examples()) == examples
+    assert run.update_counts() == dict(run.ids())
+    assert run.parameters() == undisturbed.parameters()
+    assert {place(letter) for letter in run.dead_letters()} == {place(letter) for letter in undisturbed.dead_letters()}
+
+
+def test_slices_in_one_go_count_as_one_run(undisturbed: Run, raw: Path, tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "sliced", raw)
+    found = run.backfill("--slice=3s")["join"]
+    assert found == {name: undisturbed.counters()[name] for name in found}
 
 
 def place(letter: dict[str, Any]) -> tuple[str, int, int]:

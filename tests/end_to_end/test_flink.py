@@ -17,7 +17,7 @@ import pytest
 from examples.flink.cluster import Cluster
 from monobeam.serving.flink import FlinkJob, JobFigures
 from tests.end_to_end import reference, traffic
-from tests.end_to_end.run import DECIDED, PATIENCE_S, ROOT, Run, kill
+from tests.end_to_end.run import DECIDED, PATIENCE_S, ROOT, Run, kill, law
 
 COUNT, SHARDS = 1500, 4
 STEPS = 6
@@ -40,25 +40,8 @@ def undisturbed(made: traffic.Traffic, tmp_path_factory: pytest.TempPathFactory)
     return run
 
 
-def check(run: Run, made: traffic.Traffic) -> None:
-    """The examples are the reference's, and each was trained once."""
-    examples, counts = reference.join(made)
-    assert reference.as_set(run.examples()) == examples
-    assert run.update_counts() == dict(run.ids())
-    found = run.counters()
-    assert {name: found[name] for name in DECIDED} == {name: counts[name] for name in DECIDED}
-
-
 def on(cluster: Cluster, *options: str) -> list[str]:
     return ["--runner=FlinkRunner", f"--flink_master={cluster.address}", *options]
-
-
-def test_backfill_on_a_cluster_is_the_reference_join(
-    flink: Cluster, undisturbed: Run, made: traffic.Traffic, tmp_path: Path
-) -> None:
-    run = Run.create(tmp_path / "run", undisturbed.raw, SHARDS, config=CONFIG)
-    run.backfill(*on(flink))
-    check(run, made)
 
 
 class Job:
@@ -108,7 +91,7 @@ class Job:
 
     def end(self) -> None:
         """Log records of a time long after, which decide all before them."""
-        late = traffic.START + self._step * self._length + 10 * traffic.RETENTION
+        late = traffic.START + STEPS * self._length + 10 * traffic.RETENTION
         shown = {"impression_id": "last", "time": late, "user": "u", "item": 1, "tags": [], "price": None}
         liked = {"impression_id": "nobody", "time": late, "type": "like", "value": None}
         traffic.write(traffic.Traffic([(late, shown)], [(late, liked)]), self.run.raw)
@@ -120,10 +103,29 @@ class Job:
             time.sleep(0.1)
 
 
+def test_a_backfill_in_slices_hands_over_to_streaming(
+    flink: Cluster, undisturbed: Run, made: traffic.Traffic, tmp_path: Path
+) -> None:
+    """At a time within open windows, and on no tick."""
+    run = Run.create(tmp_path / "run", tmp_path / "raw", SHARDS, config=CONFIG)
+    traffic.write(made, run.raw)
+    at = traffic.START + COUNT // 2 * traffic.SECOND // 20 + 12_345
+    first = run.backfill(*on(flink), f"--until={at}", "--slice=20s")["join"]
+    law(first)
+    assert first["pending"] > 0
+    assert max(row["_decided"] for row in run.examples().values()) < at
+    job = Job(flink, run, made, undisturbed)
+    with job.running("--parallelism=2", f"--since={at}"):
+        job.end()
+        job.wait(lambda: run.settled(undisturbed, first))
+    assert reference.as_set(run.examples()) == reference.join(made)[0]
+    assert run.update_counts() == dict(run.ids())
+
+
 def test_everything_is_killed_in_turn_and_nothing_is_lost_or_done_twice(
     flink: Cluster, undisturbed: Run, made: traffic.Traffic, tmp_path: Path
 ) -> None:
-    """A Python worker, a TaskManager, the JobManager; then a savepoint, and another parallelism."""
+    """A Python worker, a TaskManager, the JobManager; then a savepoint, another parallelism, and a changed model."""
     run = Run.create(tmp_path / "run", tmp_path / "raw", SHARDS, config=CONFIG)
     job, shown, before = Job(flink, run, made, undisturbed), FlinkJob(flink.address), warnings(flink)
     with job.running("--parallelism=2") as process:
@@ -149,12 +151,18 @@ def test_everything_is_killed_in_turn_and_nothing_is_lost_or_done_twice(
         savepoint = flink.stop_with_savepoint(job.id())
         assert process.wait(PATIENCE_S) == 0, run.log_tail()
     assert (seen(shown).state, shown.figures.name) == ("finished", known.name)
-    with job.running("--parallelism=1", f"--savepoint_path={savepoint}"):
+    resubmitted = ("--parallelism=1", f"--savepoint_path={savepoint}")
+    assert "the model needs shape" in refused(
+        run, "hidden = [8]", "hidden = [9]", *on(flink, "--streaming", *resubmitted)
+    )
+    assert not flink.running()
+    run.change('feature = "tags"', 'feature = "tags"\n[[slots]]\nfeatures = ["user", "item"]')
+    with job.running(*resubmitted):
         job.go_on()
         job.go_on()
         job.end()
         job.wait(lambda: run.settled(undisturbed))
-    check(run, made)
+    check(run, made, new_slot=4)
     assert warnings(flink) > before
 
 
@@ -184,6 +192,28 @@ def warnings(cluster: Cluster) -> int:
     lines = [line for path in (cluster.folder / "log").glob("*.log") for line in path.read_text().splitlines()]
     assert [line for line in lines if LINE.fullmatch(line) is None] == []
     return sum("level=info" not in line for line in lines)
+
+
+def check(run: Run, made: traffic.Traffic, new_slot: int) -> None:
+    """The examples are the reference's, each was trained once, and since there is the slot its ids have rows."""
+    examples, counts = reference.join(made)
+    assert reference.as_set(run.examples()) == examples
+    updates, ids = run.update_counts(), run.ids()
+    old = {fid: count for fid, count in updates.items() if fid >> 48 != new_slot}
+    assert old == {fid: count for fid, count in ids.items() if fid >> 48 != new_slot}
+    new = {fid: count for fid, count in updates.items() if fid >> 48 == new_slot}
+    assert 0 < sum(new.values()) < sum(count for fid, count in ids.items() if fid >> 48 == new_slot)
+    found = run.counters()
+    assert {name: found[name] for name in DECIDED} == {name: counts[name] for name in DECIDED}
+
+
+def refused(run: Run, old: str, new: str, *options: str) -> str:
+    """What an online job says that is not submitted, as its description was changed."""
+    run.change(old, new)
+    done = subprocess.run(run.command("online", *options), cwd=run.folder, capture_output=True, text=True)
+    run.change(new, old)
+    assert done.returncode == 1, done.stderr[-3000:]
+    return done.stderr
 
 
 def workers(cluster: Cluster) -> list[int]:

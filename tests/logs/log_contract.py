@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from monobeam.logs import schemas
 from monobeam.logs.log import Log, LogError, clip, encode_records, open_log, parsed, records
+from monobeam.logs.seek import end_for_time
 
 SCHEMA = {
     "type": "record",
@@ -274,6 +275,10 @@ class LogContract:
         offset = log.offset_for_time(0, wanted, disorder_us=50)
         assert 0 <= offset <= len(times)
         assert all(time < wanted for time in times[:offset])
+        end = end_for_time(log, 0, wanted, disorder_us=50)
+        assert 0 <= end <= len(times)
+        assert all(time >= wanted for time in times[end:])
+        assert end_for_time(log, 0, wanted, disorder_us=50, start=end) == end
 
     def test_the_offset_of_a_late_time_is_late(self, log: Log) -> None:
         batches = [[{"impression_id": "i", "time": 1000 + 10 * batch + n} for n in range(10)] for batch in range(100)]
@@ -282,6 +287,8 @@ class LogContract:
         assert 400 - self.NEAR <= log.offset_for_time(0, 1500, disorder_us=100) <= 400
         assert log.offset_for_time(0, 0, disorder_us=0) == 0
         assert log.offset_for_time(1, 1500, disorder_us=0) == 0
+        assert [end_for_time(log, 0, time, disorder_us=0) for time in (0, 1500, 5000)] == [0, 500, 1000]
+        assert end_for_time(log, 0, 1500, disorder_us=100) == 600
 
     def test_payloads_are_the_datums_themselves(self, log: Log) -> None:
         append_all(log, 0, SCHEMA, [numbers(1), numbers(2)])

@@ -17,6 +17,7 @@ from monobeam.logs.log import TooLargeError, encode_records, open_log, records
 from monobeam.transforms import append, read, resources
 from monobeam.transforms.append import CUT, PASS_OVER, REFUSE, run_of
 from monobeam.transforms.read import Partition, Tail
+from monobeam.transforms.spans import _ReadSpan, whole
 from monobeam.transforms.tracker import RangesTracker
 from tests.kafka_cluster import Cluster, topic
 
@@ -57,8 +58,7 @@ class Reader:
     def bundle(self) -> list[Any]:
         tracker, estimator = Tracker(self._left), ManualWatermarkEstimator(None)
         outputs = list(self._reader.process(self._partitions, tracker, estimator))
-        if self._reader.TAILED:
-            _, self._left = tracker.try_split(0) or (None, self._left)
+        _, self._left = tracker.try_split(0) or (None, self._left)
         tracker.check_done()
         return outputs
 
@@ -77,7 +77,8 @@ def test_a_bounded_read_ends_behind_the_marker_of_a_transaction(kafka: Cluster) 
     log = open_log(uri)
     while log.end(0) < 6:  # the broker writes markers when it has the time
         pass
-    assert ids(Reader(read._ReadPartitions(1, TAIL), Partition("impressions", uri, 0)).bundle()) == ["a", "c"]
+    (span,) = whole([("impressions", uri, 1)], TAIL)
+    assert ids(list(_ReadSpan(1).process(span))) == ["a", "c"]
 
 
 def test_a_partition_that_is_added_to_a_running_job_is_read_if_it_was_expected(kafka: Cluster) -> None:

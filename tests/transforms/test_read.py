@@ -14,8 +14,9 @@ from apache_beam.utils.timestamp import Timestamp
 
 from monobeam.logs import block, schemas
 from monobeam.logs.log import open_log
-from monobeam.transforms import read, resources
-from monobeam.transforms.read import Partition, ReadLogs, Tail
+from monobeam.transforms import read, resources, spans
+from monobeam.transforms.read import Partition, Tail
+from monobeam.transforms.spans import ReadSpans
 from monobeam.transforms.tracker import Ranges, RangesTracker
 
 SECOND = 1_000_000
@@ -98,28 +99,32 @@ def test_each_kind_of_log_has_a_start_of_its_own(shown: str, tmp_path: Path) -> 
             appender.append([action | {"ingest_time": None}])
     starts = {"impressions": T0 + 15 * SECOND, "actions": T0 + 5 * SECOND}
     tail = Tail(TAIL.disorder_us, TAIL.idle_after_us, TAIL.poll_us, starts)
-    reader = read._ReadPartitions(1, tail)
-    found = reader.initial_restriction((Partition("impressions", shown, 0), Partition("actions", done, 0)))
-    assert found.stops == (20_000, 20)
-    assert 10_000 <= found.starts[0] <= 15_000
-    assert 0 < found.starts[1] <= 5
+    found = spans.whole([("impressions", shown, 1), ("actions", done, 1)], tail)
+    assert [span.stop for span in found] == [20_000, 20]
+    assert 10_000 <= found[0].start <= 15_000
+    assert 0 < found[1].start <= 5
+    followed = read._TailPartitions(1, tail).initial_restriction(tuple(span.partition for span in found))
+    assert followed.starts == tuple(span.start for span in found)
     partial = Tail(TAIL.disorder_us, TAIL.idle_after_us, TAIL.poll_us, {"actions": T0 + 5 * SECOND})
-    start = read._ReadPartitions(1, partial).initial_restriction((Partition("impressions", shown, 0),)).starts
-    assert start == (0,)
+    assert spans.whole([("impressions", shown, 1)], partial)[0].start == 0
 
 
-def test_a_bounded_read_gives_every_record_once_and_names_what_it_cannot_use(shown: str) -> None:
+def test_a_bounded_read_gives_every_record_once_and_names_what_it_cannot_use(
+    shown: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with open_log(shown).appender(1, SHOWN) as appender:
         appender.append_payload(1, b"\xff\xff\xff")
         appender.append([impression("", 31), impression("last", 32)])
     pipeline = beam.Pipeline(runner="FnApiRunner")
-    found = pipeline | ReadLogs([("impressions", shown, 2)], 3, TAIL, tailed=False)
+    monkeypatch.setattr(spans, "SPAN_RECORDS", 3000)  # no multiple of what is framed together
+    found = pipeline | ReadSpans(spans.whole([("impressions", shown, 2)], TAIL), 3)
     found.blocks | beam.Map(lambda keyed: beam.metrics.Metrics.counter("test", _kind(keyed[1])).inc(_rows(keyed[1])))
     found.dead_letters | beam.Map(lambda run: beam.metrics.Metrics.counter("test", "letters").inc(run[1]))
+    found.metrics | beam.Map(lambda run: beam.metrics.Metrics.counter("test", "spans").inc(run[1]))
     result = pipeline.run()
     result.wait_until_finish()
     counts = {counter.key.metric.name: counter.result for counter in result.metrics().query()["counters"]}
-    assert counts == {"impressions": 20_002, "rejects": 2, "letters": 2}
+    assert counts == {"impressions": 20_002, "rejects": 2, "letters": 2, "spans": 8}
 
 
 def _kind(data: bytes) -> str:
