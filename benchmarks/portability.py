@@ -16,7 +16,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from benchmarks._portability.cells import FAILED, WORKS, Cell, Outcome, cells
@@ -54,7 +54,7 @@ def main() -> int:
     shutil.rmtree(work, ignore_errors=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        with ExitStack() as stack:
+        with suppress(KeyboardInterrupt), ExitStack() as stack:  # what was found until then is kept
             places = Places(work, stack)
             for cell in wanted:
                 if outcomes.get(cell) == Outcome(WORKS) and not words:

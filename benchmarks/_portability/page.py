@@ -8,11 +8,12 @@ from benchmarks._portability.cells import LOGS, PIPELINES, REFUSED, RUNNERS, WOR
 
 _TOP = """# What runs where
 
-`make portability` ran every cell below and wrote this page: the command as a user types it, on generated logs with
+`make portability` runs every cell and writes this page: the command as a user types it, on generated logs with
 late, early, doubled and broken records. *Works* means that the examples were those of the reference join, that each was
 trained exactly once, and that a streaming job ended well when it was told to. *Builds*: the graph was built and checked
 as Dataflow gets it (`--dry_run=True --no_auth`); nothing was ever run there. A number is how the command refuses,
 before anything is started; what it says stands [below](#refused).
+*Not run*: no matrix has come to it yet.
 """
 
 
