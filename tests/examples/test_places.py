@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from examples import installed
 from examples.flink import settings
 from examples.movielens import demo
 from examples.movielens.places import Embedded, OnFlink, Place
 from examples.movielens.run import Run
-from tests.conftest import look_for_flink
 from tests.examples.layouts import ML_100K, write
+from tests.needed import needed
 
 
 def run_at(place: Place, folder: Path) -> Run:
@@ -32,14 +33,16 @@ LOGS = {"impressions", "actions", "served", "examples", "sync", "dead_letters", 
 
 
 def test_every_log_is_where_the_place_says(tmp_path: Path) -> None:
-    look_for_flink()
+    with needed():
+        installed.check_flink()
     for place, kind in ((Embedded(tmp_path, None), "file"), (OnFlink(tmp_path), "kafka")):
         run = run_at(place, tmp_path)
         assert addresses([run.serving(), run.pipeline(), run.frozen(20), run.replay()]) == {kind: LOGS}
 
 
 def test_a_cluster_of_the_demo_meets_no_other(tmp_path: Path) -> None:
-    look_for_flink()
+    with needed():
+        installed.check_flink()
     one, two = OnFlink(tmp_path / "one"), OnFlink(tmp_path / "two")
     usual = settings.layers(tmp_path, {})
     ports = [[place.cluster.settings[name] for name in (*settings.PORTS, settings.QUORUM)] for place in (one, two)]
