@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from monobeam.transforms.pace import FIRST_LIMIT_US, LAST_LIMIT_US, LONG_US, Pace
+from monobeam.transforms.pace import FIRST_LIMIT_US, LAST_LIMIT_US, LONG_US, TRY_EVERY, Pace
 
 TICK = 50_000
 
@@ -13,9 +13,13 @@ def after(pace: Pace, event_us: int, now_us: int, took_us: int = 0) -> int:
     return pace.next(event_us + TICK) - event_us
 
 
-def test_one_tick_while_it_keeps_up() -> None:
-    pace = Pace(TICK)
-    assert {after(pace, n * TICK, n * TICK + n % 3) for n in range(1, 20)} == {TICK}
+def test_one_tick_while_it_keeps_up_and_two_now_and_then() -> None:
+    pace, event, now, steps = Pace(TICK), 0, 0, []
+    for n in range(160):
+        steps.append(after(pace, event, now + n % 3))
+        event, now = event + steps[-1], now + steps[-1]  # it fires when the time has come
+    assert set(steps) == {TICK, 2 * TICK}
+    assert steps.count(2 * TICK) == 160 // TRY_EVERY - 1
 
 
 def test_longer_steps_when_firings_take_longer_than_a_tick() -> None:
@@ -49,6 +53,17 @@ def test_steps_through_a_backlog_are_as_long_as_their_work_allows() -> None:
     assert LONG_US / 2 <= max(steps[30:]) / 20 <= 2 * LONG_US
     now += 10**6
     assert after(pace, event, now, 10 * LONG_US) < max(steps)
+
+
+def test_the_last_step_of_a_backlog_ends_where_records_are_now() -> None:
+    """The watermark is half a second behind the clock; what is fired later than that is late."""
+    pace, event, now, delays = Pace(TICK), 0, 60 * 10**6, []
+    for _ in range(300):
+        event += after(pace, event, now)
+        delays.append(max(0, event + 500_000 - now))  # until the watermark is there
+        now += 50_000 + delays[-1]
+    assert now - event < 10**6
+    assert max(delays) < 10**6
 
 
 def test_what_is_due_later_is_not_awaited_earlier() -> None:
