@@ -27,10 +27,13 @@ class Columns(NamedTuple):
         """The numbers of the slots, which float32 holds exactly."""
         return np.array(self.slots, np.float32)
 
-    def arranged(self, arrays: Mapping[str, npt.NDArray[Any]], first: Floats) -> dict[str, npt.NDArray[Any]]:
-        """A state with the columns of these slots: of new ones those of ``first``, and nothing of the optimizer's.
+    def arranged(
+        self, arrays: Mapping[str, npt.NDArray[Any]], first: Floats, begins: Mapping[str, float]
+    ) -> dict[str, npt.NDArray[Any]]:
+        """A state with the columns of these slots: new ones are those of ``first``, and begin with the optimizer.
 
-        As it is where it does not say whose its columns are, or where something else has changed.
+        ``begins``: with what each kind of the optimizer's state does, 0 for a kind that is not in it. As it is where it
+        does not say whose its columns are, or where something else has changed.
         """
         found = dict(arrays)
         before = [int(slot) for slot in found.get(self.label, self.slots)]
@@ -39,7 +42,8 @@ class Columns(NamedTuple):
         for label, value in arrays.items():
             kind, _, name = label.partition("/")
             if name == self.parameter and kind != "slots" and value.ndim == first.ndim:
-                found[label] = self._moved(value, before, first if kind == "weight" else np.zeros_like(first))
+                new = first if kind == "weight" else np.full_like(first, begins.get(kind, 0.0))
+                found[label] = self._moved(value, before, new)
         return found
 
     def _moved(self, value: npt.NDArray[Any], before: list[int], first: Floats) -> npt.NDArray[Any]:

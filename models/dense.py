@@ -81,7 +81,7 @@ class DenseWeights:
         """
         if self._columns:
             first = self._parameters[self._columns.parameter].detach().numpy()
-            arrays = self._columns.arranged(arrays, first)
+            arrays = self._columns.arranged(arrays, first, steps.begins(self._optimizer, self._hyper))
         for label in sorted(arrays.keys() - {f"weight/{name}" for name in self._parameters}):
             if label.startswith("weight/"):
                 raise ValueError(f"{label}: the store holds shape {arrays[label].shape}, the model has none")

@@ -30,6 +30,11 @@ def step(
         _STEPS[optimizer]([one for one, _ in moved], [state for _, state in moved], rate, hyper)
 
 
+def begins(optimizer: str, hyper: Hyper) -> dict[str, float]:
+    """What each element of a kind of state is before the first step; of kinds that are not in it 0."""
+    return {"sum": hyper["initial_accumulator"]} if optimizer == "adagrad" else {}
+
+
 def _gradients(parameters: Sequence[nn.Parameter]) -> list[torch.Tensor]:
     return [parameter.grad for parameter in parameters if parameter.grad is not None]
 
@@ -55,7 +60,7 @@ def _sgd(parameters: Sequence[nn.Parameter], states: Sequence[State], rate: floa
 def _adagrad(parameters: Sequence[nn.Parameter], states: Sequence[State], rate: float, hyper: Hyper) -> None:
     for parameter, state in zip(parameters, states, strict=True):
         if not state:
-            state |= {"step": torch.tensor(0.0), "sum": torch.full_like(parameter, hyper["initial_accumulator"])}
+            state |= {"step": torch.tensor(0.0), "sum": torch.full_like(parameter, begins("adagrad", hyper)["sum"])}
     adagrad(
         list(parameters),
         _gradients(parameters),

@@ -100,14 +100,14 @@ def warn_of_unread(uri: str, count: int) -> None:
         looked, known = _looked.get(uri, (-LOOK_EVERY_S, set()))
         if time.monotonic() - looked < LOOK_EVERY_S:
             return
-        try:
-            unread = {number for number in reader(uri, 0).partitions() if number >= count}
-        except AwayError:  # whoever reads it says so
-            return
-        for number in sorted(unread - known):
-            _LOGGER.warning(
-                "%s: partition %d is not read: this job was built for %d; start it again", uri, number, count
-            )
+        _looked[uri] = time.monotonic(), known
+    try:  # while others go on: a log that is away takes its time to say so
+        unread = {number for number in reader(uri, 0).partitions() if number >= count}
+    except AwayError:  # whoever reads it says so
+        return
+    for number in sorted(unread - known):
+        _LOGGER.warning("%s: partition %d is not read: this job was built for %d; start it again", uri, number, count)
+    with _lock:
         _looked[uri] = time.monotonic(), unread
 
 
