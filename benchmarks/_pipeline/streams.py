@@ -15,6 +15,7 @@ from benchmarks._pipeline.world import World
 
 EVENT_RATE = 50_000  # events in a second of event time
 SAMPLE_EVERY_S = 5.0
+MOST_BEHIND = 100  # blocks of up to a thousand examples
 WARM_S = 20.0
 PAUSES = Pauses(poll="200ms", tick="200ms", commit="200ms")
 
@@ -82,7 +83,10 @@ def stream(world: World, name: str, events: int, seconds: float, parallelism: in
     fill(feed, events / EVENT_RATE)
     command = run.command("online", "--streaming", *on(world), f"--parallelism={parallelism}")
     with run.process("online", command) as job:
-        return Stream(list(_samples(world, run, job, feed.given, seconds)))
+        found = Stream(list(_samples(world, run, job, feed.given, seconds)))
+    if found.samples[-1].behind > found.samples[0].behind + MOST_BEHIND:
+        raise RuntimeError(f"training does not keep up: it is {found.samples[-1].behind} blocks behind")
+    return found
 
 
 def on(world: World) -> list[str]:
@@ -106,7 +110,10 @@ def _samples(world: World, run: Run, job: subprocess.Popen[bytes], given: int, s
             until = now + WARM_S + seconds
         if now > until - seconds:
             yield Sample(now, events, run.behind(), world.usage(), world.state_mb(world.cluster.running()[0]))
-        if now > until or events > 0.99 * given:
+        if now > until:
+            return
+        if events > 0.99 * given:
+            print(f"everything was read {until - now:.0f} s before the end: give more events")
             return
         time.sleep(SAMPLE_EVERY_S)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +30,18 @@ class World:
     def __enter__(self) -> World:
         self._said.mkdir(parents=True)
         inherited = {sitecustomize.FOLDER: self._said, "PYTHONPATH": Path(sitecustomize.__file__).parent}
-        os.environ.update({name: str(path) for name, path in inherited.items()})
-        self.broker.start()
-        self.cluster.start()
+        with ExitStack() as stack:  # whatever fails, what has started is ended
+            stack.callback(os.environ.update, {name: os.environ.get(name, "") for name in inherited})
+            os.environ.update({name: str(path) for name, path in inherited.items()})
+            stack.callback(self.broker.kill)
+            self.broker.start()
+            stack.callback(self.cluster.stop)
+            self.cluster.start()
+            self._started = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.cluster.stop()
-        self.broker.kill()
+        self._started.close()
 
     def usage(self) -> Usage:
         """Of all that runs for the benchmark."""
