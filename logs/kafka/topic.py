@@ -6,11 +6,12 @@ import logging
 import time
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import (  # type: ignore[attr-defined]
     ConfigResource,
     NewPartitions,
     NewTopic,
+    OffsetSpec,
     ResourceType,
 )
 
@@ -56,10 +57,23 @@ def ensure(address: Address, wanted: int) -> None:
         if not isinstance(cause, KafkaException) or cause.args[0].code() not in _ALREADY:
             raise
     deadline = time.monotonic() + client.PATIENCE_S
-    while partitions(address, client) < wanted:
+    while partitions(address, client) < wanted or not _are_led(address, client, wanted):
         if time.monotonic() > deadline:
             raise AwayError(f"{address.place}: its {wanted} partitions do not appear")
         time.sleep(0.02)
+
+
+def _are_led(address: Address, client: Client[Any], wanted: int) -> bool:
+    """Whether the brokers that lead the partitions know it: for a moment after they are made they do not."""
+    places = {TopicPartition(address.topic, number): OffsetSpec.latest() for number in range(wanted)}  # type: ignore[no-untyped-call]
+    try:
+        for answer in client.it.list_offsets(places, request_timeout=client.PATIENCE_S).values():
+            answer.result(client.PATIENCE_S)
+    except KafkaException as error:
+        if error.args[0].code() in (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE, *UNKNOWN):
+            return False
+        raise client.meaning(error.args[0]) from error
+    return True
 
 
 def largest_message(address: Address) -> int:
