@@ -70,9 +70,10 @@ def _are_led(address: Address, client: Client[Any], wanted: int) -> bool:
         for answer in client.it.list_offsets(places, request_timeout=client.PATIENCE_S).values():
             answer.result(client.PATIENCE_S)
     except KafkaException as error:
-        if error.args[0].code() in (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE, *UNKNOWN):
+        said = client.meaning(error.args[0])
+        if isinstance(said, AwayError) or error.args[0].code() in (*UNKNOWN, KafkaError.UNKNOWN_LEADER_EPOCH):
             return False
-        raise client.meaning(error.args[0]) from error
+        raise said from error
     return True
 
 

@@ -121,6 +121,13 @@ def test_a_partition_that_is_added_is_read_by_who_waits_for_it(kafka: Cluster) -
     assert log.partitions() == [0, 1]
 
 
+def test_topics_can_be_used_as_soon_as_they_are_made(kafka: Cluster) -> None:
+    """For a moment the broker does not know that it leads them."""
+    for _ in range(12):
+        with open_log(kafka.new(), partitions=3).appender(1, SCHEMA) as appender:
+            assert appender.append([]) == 0
+
+
 def test_a_topic_that_was_made_anew_begins_at_0(kafka: Cluster) -> None:
     uri = kafka.new()
     log = open_log(uri)
