@@ -119,21 +119,27 @@ def cancel(options: PipelineOptions) -> None:
     """End the job on its cluster, which it would outlive: Beam's job server only ceases to wait for it.
 
     Raises:
-        ClusterError: if the JobManager does not answer.
+        ClusterError: if the JobManager does not answer; it says what is left to do.
     """
     master = options.view_as(FlinkRunnerOptions).flink_master
     if not is_runner(options) or master in EMBEDDED:
         return
     name = options.view_as(GoogleCloudOptions).job_name
-    mine = [job for job in _ask(master, "/jobs/overview")["jobs"] if job["name"] == name and job["end-time"] < 0]
-    for job in sorted(mine, key=lambda job: job["start-time"])[-1:]:
-        _ask(master, f"/jobs/{job['jid']}?mode=cancel", "PATCH")
+    try:
+        mine = [job for job in _ask(master, "/jobs/overview")["jobs"] if job["name"] == name and job["end-time"] < 0]
+        for job in sorted(mine, key=lambda job: job["start-time"])[-1:]:
+            _ask(master, f"/jobs/{job['jid']}?mode=cancel", "PATCH")
+    except (ClusterError, KeyError):  # one that has just begun answers, but not with jobs
+        raise ClusterError(f"{name} goes on on the cluster: cancel it at {_url(master)}") from None
+
+
+def _url(master: str) -> str:
+    return master if "://" in master else f"http://{master}"
 
 
 def _ask(master: str, path: str, method: str = "GET") -> Mapping[str, Any]:
-    address = master if "://" in master else f"http://{master}"
     try:
-        with urllib.request.urlopen(urllib.request.Request(address + path, method=method), timeout=10) as answer:
+        with urllib.request.urlopen(urllib.request.Request(_url(master) + path, method=method), timeout=10) as answer:
             found: Mapping[str, Any] = json.load(answer)
             return found
     except (OSError, ValueError) as error:
