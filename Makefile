@@ -81,7 +81,7 @@ types: setup  ## mypy, strict, over every package
 	$(call say,mypy)
 	@$(VENV)/bin/mypy $(CHECKED)
 
-bench: setup prism emulator data  ## every benchmark (about half an hour): figures for people, then one line of JSON each
+bench: setup prism emulator data  ## every benchmark but faults, pipeline, portability (half an hour): figures for people, then one line of JSON each
 	@for benchmark in benchmarks/*.py; do \
 	  case $$benchmark in */_*|*/faults.py|*/pipeline.py|*/portability.py) continue;; esac; \
 	  printf '\033[1m==>\033[0m %s\n' "$$benchmark"; $(PY) -m "benchmarks.$$(basename "$$benchmark" .py)"; done

@@ -39,5 +39,5 @@ def java() -> str:
     """A Java runtime."""
     found = shutil.which("java")
     if found is None:
-        raise MissingError("no Java here: on Debian and Ubuntu, apt-get install default-jre-headless")
+        raise MissingError("no Java here, which must be 17: on Debian and Ubuntu, apt-get install default-jre-headless")
     return found

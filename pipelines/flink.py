@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import sys
@@ -27,12 +28,14 @@ _ROOT = Path(__file__).parents[1]
 BOOT = _ROOT / "flink-conf/boot"
 _TOOLS = _ROOT / ".tools"
 
+VERSION = "1.19"  # of the clusters that this is for; Beam's own default is the newest that it knows
 EMBEDDED = ("[local]", "[auto]")
 # What a worker must know, too, of the environment in which the job was submitted.
 _HANDED_ON = ("BIGTABLE_EMULATOR_HOST", "PUBSUB_EMULATOR_HOST")
 _OPENED = ("java.base/java.lang", "java.base/java.nio", "java.base/java.util")
 # With checkpoints on, bundles end by time alone, unless they are full. Elements are blocks of thousands of records.
-_STREAMING = {"max_bundle_time_mills": "50", "max_bundle_size": "100", "checkpointing_interval": "10000"}
+_BUNDLES = {"max_bundle_time_mills": "50", "max_bundle_size": "100"}
+_CHECKPOINTS = {"checkpointing_interval": "10000"}
 
 
 class _Runner(FlinkRunner):
@@ -78,16 +81,18 @@ def defaults(arguments: Sequence[str], master: str, streaming: bool) -> list[str
 
 def _value(arguments: Sequence[str], name: str) -> str:
     """Of the last option of that name, '' for none."""
-    found = [value for option, _, value in (argument.partition("=") for argument in arguments) if option == f"--{name}"]
-    return found[-1] if found else ""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument(f"--{name}", dest="value", default="")
+    return str(parser.parse_known_args(arguments)[0].value)
 
 
 def _wanted(master: str, streaming: bool, given: set[str]) -> Iterator[tuple[str, str]]:
-    if (jar := _TOOLS / "flink/job-server.jar").exists() and "flink_version" not in given:
-        yield "flink_job_server_jar", str(jar)
+    if not given & {"flink_job_server_jar", "flink_version"}:
+        jar = _TOOLS / "flink/job-server.jar"
+        yield ("flink_job_server_jar", str(jar)) if jar.exists() else ("flink_version", VERSION)
     configured = "flink_conf_dir" in given or "FLINK_CONF_DIR" in os.environ
     if streaming:
-        yield from ((name, value) for name, value in _STREAMING.items() if not (configured and name[0] == "c"))
+        yield from (_BUNDLES if configured else _BUNDLES | _CHECKPOINTS).items()
     if master in EMBEDDED:
         if streaming and not configured and "state_backend" not in given:
             # By default checkpoints are in memory, and one of more than 5 MB fails the job, again and again.
@@ -119,21 +124,27 @@ def cancel(options: PipelineOptions) -> None:
     """End the job on its cluster, which it would outlive: Beam's job server only ceases to wait for it.
 
     Raises:
-        ClusterError: if the JobManager does not answer.
+        ClusterError: if the JobManager does not answer; it says what is left to do.
     """
     master = options.view_as(FlinkRunnerOptions).flink_master
     if not is_runner(options) or master in EMBEDDED:
         return
     name = options.view_as(GoogleCloudOptions).job_name
-    mine = [job for job in _ask(master, "/jobs/overview")["jobs"] if job["name"] == name and job["end-time"] < 0]
-    for job in sorted(mine, key=lambda job: job["start-time"])[-1:]:
-        _ask(master, f"/jobs/{job['jid']}?mode=cancel", "PATCH")
+    try:
+        mine = [job for job in _ask(master, "/jobs/overview")["jobs"] if job["name"] == name and job["end-time"] < 0]
+        for job in sorted(mine, key=lambda job: job["start-time"])[-1:]:
+            _ask(master, f"/jobs/{job['jid']}?mode=cancel", "PATCH")
+    except (ClusterError, KeyError):  # one that has just begun answers, but not with jobs
+        raise ClusterError(f"{name} goes on on the cluster: cancel it at {_url(master)}") from None
+
+
+def _url(master: str) -> str:
+    return master if "://" in master else f"http://{master}"
 
 
 def _ask(master: str, path: str, method: str = "GET") -> Mapping[str, Any]:
-    address = master if "://" in master else f"http://{master}"
     try:
-        with urllib.request.urlopen(urllib.request.Request(address + path, method=method), timeout=10) as answer:
+        with urllib.request.urlopen(urllib.request.Request(_url(master) + path, method=method), timeout=10) as answer:
             found: Mapping[str, Any] = json.load(answer)
             return found
     except (OSError, ValueError) as error:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote_plus
 
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import (
@@ -211,7 +212,14 @@ def _absolute(value: Any) -> Any:
         return tuple(map(_absolute, value))
     if isinstance(value, str) and (found := re.fullmatch(r"(file|lmdb):(?!//)(.+)", value)):
         return f"{found[1]}:{Path(found[2]).absolute()}"
+    if isinstance(value, str) and value.startswith("kafka:"):
+        return re.sub(r"(?<=[?&])(config|schema)=([^&#]+)", _absolute_file, value)
     return value
+
+
+def _absolute_file(option: re.Match[str]) -> str:
+    """Of an option in an address, which is quoted as in URLs."""
+    return f"{option[1]}={quote(str(Path(unquote_plus(option[2])).absolute()))}"
 
 
 def _check_others(arguments: list[str], command: str, fail: Callable[[str], object]) -> None:

@@ -61,8 +61,8 @@ def execute(command: str, build: Callable[[beam.Pipeline], None], options: Pipel
     """Build and run; gives the Beam counters, None for a job that goes on elsewhere.
 
     A streaming run goes on until SIGINT or SIGTERM, then the job is cancelled: whatever is not committed by then is
-    trained after the next start. A bounded run that is interrupted ends this process with status 128 + signal, a job
-    that fails with status 1.
+    trained after the next start. A bounded run that is interrupted is cancelled, too, and ends this process with
+    status 128 + signal, a job that fails with status 1.
     """
     streaming = options.view_as(StandardOptions).streaming
     try:
@@ -103,18 +103,28 @@ def execute(command: str, build: Callable[[beam.Pipeline], None], options: Pipel
                 print(f"{command}: {said}", file=sys.stderr)
                 sys.exit(1)
             raise
+        if streaming and result is not None:
+            counters = _counters(result)
+        _cancel(result, options)
         if not streaming:
             print(f"{command}: interrupted by {stopped[0].name}; start it again to go on", file=sys.stderr)
             sys.exit(128 + stopped[0])
-        if result is not None:
-            counters = _counters(result)
-            with suppress(grpc.RpcError):  # the signal may have ended Beam's job server, too
-                result.cancel()
-            flink.cancel(options)
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
     return counters
+
+
+def _cancel(result: Any, options: PipelineOptions) -> None:
+    """End the job, of which there is no result while it is being submitted; where that fails, say so."""
+    if result is not None:
+        # The signal may have ended Beam's job server, too; in this process a job has nothing to be cancelled.
+        with suppress(grpc.RpcError, NotImplementedError):
+            result.cancel()
+    try:
+        flink.cancel(options)
+    except flink.ClusterError as error:
+        print(error, file=sys.stderr)
 
 
 def _give_back() -> None:

@@ -95,12 +95,11 @@ class FlinkJob:
         """Ask once; False, as there is never more to do at once."""
         try:
             job = self._job()
+            self.figures = JobFigures(NO_JOB, self._cluster) if job is None else self._about(job)
         except UNANSWERED as error:
             if self.figures.state != AWAY:
                 _LOGGER.warning("no Flink JobManager answers at %s: %s", self._cluster, error)
             self.figures = replace(self.figures, state=AWAY, error=f"{type(error).__name__}: {error}")
-            return False
-        self.figures = JobFigures(NO_JOB, self._cluster) if job is None else self._about(job)
         return False
 
     def _about(self, job: Mapping[str, Any]) -> JobFigures:

@@ -10,6 +10,7 @@ import pytest
 
 from examples.flink import settings
 from examples.flink.cluster import Cluster
+from monobeam.pipelines.flink import VERSION
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "flink-conf"
@@ -54,6 +55,7 @@ def test_versions_agree() -> None:
     assert flink is not None
     assert beam is not None
     assert f"<artifactId>beam-runners-flink-{flink[1]}</artifactId>" in pom
+    assert flink[1] == VERSION
     assert f"FROM apache/beam_python3.11_sdk:{beam[1]}\n" in (CONF / "worker.Dockerfile").read_text()
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -20,7 +19,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from examples import installed
 from examples.flink import settings
+from examples.installed import MissingError
 
 ROOT = Path(__file__).parents[2]
 FLINK = ROOT / ".tools/flink"
@@ -77,7 +78,11 @@ class Cluster:
         commands = {"zookeeper": self._zookeeper, "jobmanager": self._job_manager}
         command = commands.get(name, self._task_manager)()
         log = self.folder / "log" / f"{name}.log"
-        java = [_java(), f"-Dlog.file={log}", f"-Dlog4j.configurationFile=file:{settings.CONF / 'log4j.properties'}"]
+        java = [
+            installed.java(),
+            f"-Dlog.file={log}",
+            f"-Dlog4j.configurationFile=file:{settings.CONF / 'log4j.properties'}",
+        ]
         with log.with_suffix(".out").open("ab") as output:
             child = subprocess.Popen(
                 [*java, *command],
@@ -234,7 +239,13 @@ class Cluster:
         return {kind: self._asked(kind) for kind in ("JM", "TM")}
 
     def _asked(self, kind: str) -> tuple[list[str], list[str]]:
-        command = [_java(), "-XX:TieredStopAtLevel=1", "-cp", _class_path(FLINK / "bin/bash-java-utils.jar"), _SIZES]
+        command = [
+            installed.java(),
+            "-XX:TieredStopAtLevel=1",
+            "-cp",
+            _class_path(FLINK / "bin/bash-java-utils.jar"),
+            _SIZES,
+        ]
         asked = [*command, f"GET_{kind}_RESOURCE_PARAMS", "--configDir", str(self.conf)]
         done = subprocess.run(asked, capture_output=True, text=True, check=False)
         found = [line.removeprefix(_SAID).split() for line in done.stdout.splitlines() if line.startswith(_SAID)]
@@ -249,18 +260,11 @@ def _class_path(*first: Path) -> str:
     return ":".join(map(str, [*first, *sorted((FLINK / "lib").glob("*.jar"))]))
 
 
-def _java() -> str:
-    found = shutil.which("java")
-    if found is None:
-        raise ClusterError("no Java here: Flink needs a JRE of version 11 or 17 (apt-get install default-jre-headless)")
-    return found
-
-
 def _start(cluster: Cluster) -> None:
     """All of it or nothing."""
     try:
         cluster.start()
-    except ClusterError:
+    except (ClusterError, MissingError):
         cluster.stop()
         raise
 
@@ -280,9 +284,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         elif given.command == "stop":
             cluster.stop()
         elif given.command == "savepoint":
-            for job in cluster.running():
+            if not (jobs := cluster.running()):
+                raise ClusterError(f"no job runs on {cluster.address}")
+            for job in jobs:
                 print(f"--savepoint_path={cluster.stop_with_savepoint(job)}")
-    except ClusterError as error:
+    except (ClusterError, MissingError) as error:
         raise SystemExit(str(error)) from None
     print(json.dumps({"command": given.command, "address": cluster.address, **cluster.status()}))
 

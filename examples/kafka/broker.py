@@ -89,7 +89,8 @@ class Broker:
         return self.folder / "broker.log"
 
     def start(self) -> None:
-        """Start it, and wait until it answers; RuntimeError with the end of its log if it does not."""
+        """Start it, and wait until it answers; RuntimeError, saying why, if it cannot be started."""
+        self._check_port()
         properties = self.folder / "server.properties"
         if not properties.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -99,10 +100,21 @@ class Broker:
                 # In base 64, but for what would make an option of it.
                 cluster = base64.b64encode(uuid.uuid4().bytes, b"AB").decode().rstrip("=")
                 command = self._command("kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(properties))
-                subprocess.run(command, stdout=log, stderr=log, check=True)
+                if subprocess.run(command, stdout=log, stderr=log, check=False).returncode:
+                    raise RuntimeError(f"{self.folder} cannot be formatted: {self._log_tail()}")
             command = self._command("kafka.Kafka", str(properties))
             self._process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
         self._wait()
+
+    def _check_port(self) -> None:
+        """What listens there already would be taken for the broker."""
+        try:
+            socket.create_server(("127.0.0.1", self.port)).close()
+        except OSError as error:
+            raise RuntimeError(f"no broker can listen at {self.address}: {error.strerror}") from None
+
+    def _log_tail(self) -> str:
+        return self.log.read_text(errors="replace")[-2000:]
 
     def _command(self, program: str, *arguments: str) -> list[str]:
         return [self._java, *JAVA, "-cp", f"{JARS}/*", program, *arguments]
@@ -115,7 +127,7 @@ class Broker:
                 return
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self.kill()
-                raise RuntimeError(f"the broker does not start: {self.log.read_text(errors='replace')[-2000:]}")
+                raise RuntimeError(f"the broker does not start: {self._log_tail()}")
             time.sleep(0.05)
 
     def kill(self) -> None:
@@ -170,7 +182,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         broker = Broker(options.folder, options.port)
     except MissingError as error:
         parser.error(str(error))
-    broker.start()
+    try:
+        broker.start()
+    except RuntimeError as error:
+        raise SystemExit(str(error)) from None
     print(f"a log is at kafka://{broker.address}/TOPIC; process {os.getpid()}, Ctrl-C ends it", flush=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with suppress(KeyboardInterrupt):

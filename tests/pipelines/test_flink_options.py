@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from apache_beam.options.pipeline_options import DebugOptions, PortableOptions
+from apache_beam.options.pipeline_options import DebugOptions, FlinkRunnerOptions, PortableOptions
 
 from examples.flink.cluster import Cluster
 from examples.flink.settings import free_ports
+from monobeam.logs.kafka.address import Address
+from monobeam.pipelines import flink as flink_options
 from monobeam.pipelines import options
 
 ROOT = Path(__file__).parents[2]
@@ -73,6 +75,26 @@ def test_a_bounded_run_keeps_beams_bundles() -> None:
     assert not given(found, "max_bundle_size", "checkpointing_interval", "parallelism", "environment_type")
 
 
+def test_where_beam_downloads_its_job_server_it_is_the_one_for_the_clusters_flink(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beam's default is the newest Flink that it knows."""
+    monkeypatch.setattr(flink_options, "_TOOLS", tmp_path)
+    master = "--flink_master=[local]"
+    found, _ = parsed(master)
+    assert given(found, "flink_version", "flink_job_server_jar") == {"flink_version": "1.19"}
+    assert found.view_as(FlinkRunnerOptions).flink_version == "1.19"
+    assert given(parsed(master, "--flink_version=1.20")[0], "flink_version") == {"flink_version": "1.20"}
+    assert not given(parsed(master, "--flink_job_server_jar=mine.jar")[0], "flink_version")
+
+
+@pytest.mark.parametrize("parallelism", [["--parallelism=1"], ["--parallelism=2", "--parallelism", "1"]])
+def test_an_option_may_stand_apart_from_its_value(parallelism: list[str]) -> None:
+    local = ["--streaming", "--flink_master=[local]"]
+    assert "--operator_chaining" in parsed(*local, *parallelism)[0]._flags
+    assert "--operator_chaining" not in parsed(*local, "--parallelism", "2")[0]._flags
+
+
 def test_flink_in_this_process_has_its_checkpoints_in_files(monkeypatch: pytest.MonkeyPatch) -> None:
     """In memory they are of 5 MB at most, and the job would fail beyond, again and again."""
     embedded = ["--flink_master=[local]", "--streaming"]
@@ -91,6 +113,16 @@ def test_directories_are_the_ones_seen_from_here(tmp_path: Path, monkeypatch: py
     assert config.logs.impressions == (f"file:{tmp_path}/a", "file:/b")
     assert config.logs.sync == f"file:{tmp_path}/sync"
     assert (config.store.uri, config.join.cold) == (f"lmdb:{tmp_path}/store", "memory:")
+
+
+def test_so_are_the_files_of_an_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a b").mkdir()
+    monkeypatch.chdir(tmp_path / "a b")
+    topic = "kafka://127.0.0.1:9092/shown"
+    _, config = parsed(f"--impressions={topic}?config=k&client.id=c&schema=s+1&schema=/t", f"--actions={topic}")
+    here = Address.parse(config.logs.impressions[0])
+    assert (here.config, here.schemas) == (f"{tmp_path}/a b/k", (f"{tmp_path}/a b/s 1", "/t"))
+    assert (here.options, config.logs.actions) == ((("client.id", "c"),), (topic,))
 
 
 def test_a_cluster_that_does_not_answer_is_said_at_once(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,10 @@ from __future__ import annotations
 import json
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from threading import Thread
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +19,7 @@ from apache_beam.metrics import Metrics
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.runner import PipelineState
 
+from examples.kafka.broker import free_ports
 from monobeam.logs.pubsub import PubSubError
 from monobeam.pipelines import run, summary
 from monobeam.store.backend import BackendError, LeasedError
@@ -133,6 +138,71 @@ def test_a_streaming_run_ends_with_its_figures(capsys: pytest.CaptureFixture[str
     run.run("online", build, PipelineOptions(["--streaming", "--runner=PrismRunner"]))
     assert job.cancelled
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["train"]["examples"] == 5
+
+
+@contextmanager
+def job_manager() -> Iterator[tuple[str, list[str]]]:
+    """What answers as Flink's does while the job "mine" runs; its address, and what it was told to change."""
+    told: list[str] = []
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            job = {"jid": "a1", "name": "mine", "start-time": 1, "end-time": -1}
+            self.answer({"jobs": [job, job | {"jid": "b2", "name": "other"}]})
+
+        def do_PATCH(self) -> None:
+            told.append(self.path)
+            self.answer({})
+
+        def answer(self, found: Any) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps(found).encode())
+
+        def log_message(self, format: str, *arguments: Any) -> None:
+            """Nothing."""
+
+    with HTTPServer(("127.0.0.1", 0), Answer) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        yield f"127.0.0.1:{server.server_port}", told
+        server.shutdown()
+        thread.join()
+
+
+def on_flink(master: str, *more: str) -> PipelineOptions:
+    return PipelineOptions(["--runner=FlinkRunner", f"--flink_master={master}", "--job_name=mine", *more])
+
+
+def killed_while_it_is_submitted(pipeline: Any) -> None:
+    pipeline.run = lambda: os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.usefixtures("no_silence")
+def test_an_interrupt_cancels_a_bounded_job_on_a_cluster() -> None:
+    job = Job(signal.SIGTERM)
+    with job_manager() as (master, told), pytest.raises(SystemExit, match="143"):
+        run.run("backfill", lambda pipeline: setattr(pipeline, "run", lambda: job), on_flink(master))
+    assert job.cancelled
+    assert told == ["/jobs/a1?mode=cancel"]
+
+
+@pytest.mark.usefixtures("no_silence")
+def test_an_interrupt_cancels_a_job_that_is_being_submitted() -> None:
+    with job_manager() as (master, told):
+        run.run("online", killed_while_it_is_submitted, on_flink(master, "--streaming"))
+        with pytest.raises(SystemExit, match="143"):
+            run.run("backfill", killed_while_it_is_submitted, on_flink(master))
+    assert told == ["/jobs/a1?mode=cancel"] * 2
+
+
+@pytest.mark.usefixtures("no_silence")
+def test_that_a_job_could_not_be_cancelled_is_said_beside_its_figures(capsys: pytest.CaptureFixture[str]) -> None:
+    master, job = f"127.0.0.1:{free_ports(1)[0]}", Job(signal.SIGTERM)
+    run.run("online", lambda pipeline: setattr(pipeline, "run", lambda: job), on_flink(master, "--streaming"))
+    said = capsys.readouterr()
+    assert said.err == f"mine goes on on the cluster: cancel it at http://{master}\n"
+    assert json.loads(said.out.splitlines()[-1])["train"]["examples"] == 5
 
 
 def test_a_job_that_fails_gives_status_1() -> None:

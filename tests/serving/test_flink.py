@@ -76,6 +76,12 @@ def test_what_was_known_of_a_job_stays_when_its_cluster_is_away() -> None:
     assert job.figures.as_json(NOW_US) == known
 
 
+def test_an_answer_that_is_not_understood_is_like_none() -> None:
+    job = FlinkJob("flink:8081", answers({name: JOB[name] for name in JOB if name != "name"}).__getitem__)
+    job.step()
+    assert (job.figures.state, job.figures.error) == (AWAY, "KeyError: 'name'")
+
+
 def test_of_a_job_that_begins_its_state_is_known() -> None:
     found = answers(JOB)
     job = FlinkJob("flink:8081", found.__getitem__)
