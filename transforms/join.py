@@ -159,12 +159,11 @@ class _JoinBlocks(beam.DoFn):
     ) -> Iterator[Any]:
         watermark_us = fired.micros - self._behind_us if self._tailed else END_OF_TIME_US
         cached = self._open(shard, journal, snapshot, token)
-        began = time.monotonic_ns()
         advanced = cached.engine.advance(watermark_us)
         self._write(cached, _ADVANCE + struct.pack("<q", watermark_us), journal, snapshot, token)
         self._count(cached)
         if self._tailed:
-            cached.pace.fired(watermark_us, time.time_ns() // 1000, (time.monotonic_ns() - began) // 1000)
+            cached.pace.fired(watermark_us, time.time_ns() // 1000)
             self._schedule(cached, due)
         yield from self._emit(shard, cached, advanced)
 

@@ -50,7 +50,7 @@ def watch(folder: Path) -> None:
                 continue
             step = "watching" if thread == threading.get_ident() else doing(frame)
             before = used.get(thread, now)
-            spent[step] += now - before if now > before else now  # the name of a thread that has ended is given again
+            spent[step] += now - before if now >= before else now  # the name of a thread that has ended is given again
             used[thread] = now
         if time.monotonic() - said > SAY_EVERY_S:
             said = time.monotonic()
