@@ -18,7 +18,7 @@ from monobeam.models.config import Config
 from monobeam.pipelines import summary
 from monobeam.pipelines.check import check_features, check_slice, check_store, warn_without_positives
 from monobeam.pipelines.join import join_logs
-from monobeam.pipelines.marks import Marks
+from monobeam.pipelines.marks import Mark, Marks
 from monobeam.pipelines.options import DATAFLOW, MonobeamOptions, parse
 from monobeam.pipelines.progress import Progress, Shown
 from monobeam.pipelines.run import execute, quiet
@@ -65,8 +65,7 @@ def _run(
     """Slice after slice, from the last one that was done; gives their counters together, and notes what each took."""
     since_us, until_us, length_us = bounds
     marks = None if length_us is None else Marks(config, since_us, length_us)
-    done_us = marks and marks.last_us()
-    slices = Slices(config, done_us or since_us, until_us, length_us, goes_on=done_us is not None)
+    slices = Slices(config, since_us, until_us, length_us, marks and marks.last())
     progress = Progress("backfill", slices.records, time.monotonic())
     runner = str(options.view_as(StandardOptions).runner)
     total: Counters = {}
@@ -79,7 +78,7 @@ def _run(
                 return None
             total = summary.together(total, counters)
             if marks is not None and each.until_us is not None:
-                marks.set(each.until_us)
+                marks.set(Mark(each.until_us, each.reached))
             done.append({"until": each.until_us, "records": each.fresh, "seconds": round(time.monotonic() - began, 3)})
     return total
 

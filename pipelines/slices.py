@@ -6,7 +6,7 @@ been decided in the time before it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,6 +15,7 @@ from monobeam.logs.log import Log, newest, open_log
 from monobeam.logs.seek import end_for_time
 from monobeam.models.config import Config
 from monobeam.pipelines.join import raw_logs, tail_of
+from monobeam.pipelines.marks import Mark
 from monobeam.transforms import resources
 from monobeam.transforms.read import Partition, first
 from monobeam.transforms.spans import Span, whole
@@ -24,34 +25,41 @@ from monobeam.transforms.spans import Span, whole
 class Slice:
     """A bounded run from ``since_us`` to ``until_us``, event time; None: from the start, to the end.
 
-    ``fresh``: how many of the records in its spans no slice before it has read.
+    ``fresh``: how many of the records in its spans no slice before it has read. ``reached``: where it ends in each
+    partition.
     """
 
     since_us: int | None
     until_us: int | None
     spans: tuple[Span, ...]
     fresh: int
+    reached: Mapping[Partition, int]
 
 
 class Slices:
     """The slices from ``since_us`` to ``until_us``, each from one multiple of ``length_us`` to another.
 
     Where the logs have nothing a slice is longer; ``length_us`` None: there is one, and it reads whatever there is.
-    ``goes_on``: slices before ``since_us`` have read all records but those that their logs' bound on disorder does not
-    allow; these are joined in the slice that finds them, and counted as late.
+    ``done``: where the slices before these ended. Records of an earlier time that come after it are joined in the slice
+    that finds them, and counted as late.
     """
 
     def __init__(
-        self, config: Config, since_us: int | None, until_us: int | None, length_us: int | None, goes_on: bool = False
+        self,
+        config: Config,
+        since_us: int | None,
+        until_us: int | None,
+        length_us: int | None,
+        done: Mark | None = None,
     ) -> None:
         self._config, self._since_us, self._until_us, self._length_us = config, since_us, until_us, length_us
-        self._goes_on = goes_on
-        logs, tail = raw_logs(config), tail_of(config, since_us)
-        spans = whole(logs, tail)
+        spans = whole(raw_logs(config), tail_of(config, since_us))
         self._raw = [_Raw(span.partition, config) for span in spans]
-        self._reached = [
-            raw.end(since_us) if goes_on else span.start for raw, span in zip(self._raw, spans, strict=True)
-        ]
+        self._reached = [span.start for span in spans]
+        self._goes_on = done is not None
+        if done is not None:
+            self._since_us = done.until_us
+            self._reached = [done.reached.get(span.partition, span.start) for span in spans]
         stops = [span.stop for span in spans]
         if length_us is not None:
             stops = [raw.end(until_us, at) for raw, at in zip(self._raw, self._reached, strict=True)]
@@ -93,7 +101,8 @@ class Slices:
             fresh += stop - at
             self._reached[index] = stop
             raw.rest()
-        return Slice(since_us, until_us, tuple(span for span in spans if span.start < span.stop), fresh)
+        reached = {raw.partition: at for raw, at in zip(self._raw, self._reached, strict=True)}
+        return Slice(since_us, until_us, tuple(span for span in spans if span.start < span.stop), fresh, reached)
 
 
 class _Raw:
