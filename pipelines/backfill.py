@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> Counters:
         check_slice(config, ours.slice, str(standard.runner))
 
     marks = None if ours.slice is None else Marks(config, ours.since, ours.slice)
-    mark = marks and marks.last()
+    mark = marks.last() if marks else None
     if mark and ours.until is not None and mark.until_us >= ours.until:
         return _show_done(config, mark)
 

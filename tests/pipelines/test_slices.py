@@ -18,6 +18,7 @@ from tests.end_to_end import traffic
 SECOND, T0 = 1_000_000, 1_700_000_000 * 1_000_000  # a multiple of 100 s
 SHOWN = schemas.impressions({"user": "string"})
 LENGTH = 100 * SECOND
+EXAMPLE = {"shard": 0, "tick": 1, "count": 0, "block": b""}
 
 
 @pytest.fixture
@@ -71,11 +72,34 @@ def test_where_the_logs_have_nothing_a_slice_is_longer(config: Config) -> None:
     assert bounds(list(Slices(config, None, None, LENGTH))) == [(None, 100), (100, 1_000_100), (1_000_100, None)]
 
 
-def test_a_time_of_long_ago_makes_no_slices(config: Config) -> None:
+def test_a_time_of_long_ago_makes_one_slice(config: Config) -> None:
     with open_log(config.logs.impressions[0]).appender(0, SHOWN) as appender:
         appender.append([{"impression_id": "i", "user": "u", "time": time} for time in (5, T0 + SECOND)])
     log(config, "impressions", 150)
-    assert bounds(list(Slices(config, None, None, LENGTH))) == [(None, 100), (100, None)]
+    slices = list(Slices(config, None, None, LENGTH))
+    assert bounds(slices)[1:] == [((LENGTH - T0) // SECOND, 100), (100, None)]
+    assert [part.fresh for part in slices] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("far", [5_000_000_000, 400_000])  # no time that counts, and one that does
+def test_a_time_far_ahead_ends_no_slices(config: Config, far: int) -> None:
+    log(config, "impressions", far, *range(5, 100, 10), far, *range(105, 200, 10), far, *range(205, 290, 10), far)
+    slices = list(Slices(config, None, None, LENGTH))
+    assert bounds(slices)[:2] == [(None, 100), (100, 200)]
+    for part, among in zip(slices[:2], (range(1, 11), range(12, 22)), strict=True):
+        assert set(among) <= set(read(part, "impressions")[1]) <= {*among, among.start - 1, among.stop}
+
+
+def test_records_that_cannot_be_decoded_end_no_slices(config: Config) -> None:
+    uri = config.logs.impressions[0]
+    for seconds in (range(5, 100, 10), range(105, 200, 10), range(205, 300, 10)):
+        with open_log(uri).appender(0, schemas.EXAMPLES) as appender:
+            for _ in range(150):
+                appender.append([EXAMPLE])
+        log(config, "impressions", *seconds)
+    slices = list(Slices(config, None, None, LENGTH))
+    assert bounds(slices) == [(None, 100), (100, 200), (200, None)]
+    assert [part.fresh for part in slices] == [160, 160, 160]
 
 
 def test_slices_end_at_a_given_time(config: Config) -> None:
@@ -100,7 +124,7 @@ def test_what_comes_later_than_the_bound_is_late_in_the_slice_that_finds_it(conf
 def examples(config: Config) -> None:
     """Append one to its log."""
     with open_log(config.logs.examples).appender(0, schemas.EXAMPLES) as appender:
-        appender.append([{"shard": 0, "tick": 1, "count": 0, "block": b""}])
+        appender.append([EXAMPLE])
 
 
 def test_the_same_command_goes_on_after_the_last_slice_that_was_done(config: Config) -> None:
