@@ -68,23 +68,26 @@ def check_schema(schema: str, kind: str) -> None:
 
 def latest_time(chunk: Chunk) -> int | None:
     """The latest `time` in a chunk, in microseconds; None if it has none that can be decoded."""
-    return _bound_of_times(chunk, pc.max)
+    values, (many, one) = _raw_times(chunk)
+    time = pc.max(values).as_py()
+    return None if time is None else int(time) * many // one
 
 
-def earliest_time(chunk: Chunk) -> int | None:
-    """The earliest `time` in a chunk, in microseconds; None if it has none that can be decoded."""
-    return _bound_of_times(chunk, pc.min)
+def usable_times(chunk: Chunk, now_us: int) -> npt.NDArray[np.int64]:
+    """Each `time` in a chunk that a record which is not rejected at ``now_us`` may have: int64, in microseconds."""
+    values, (many, one) = _raw_times(chunk)
+    found: npt.NDArray[np.int64] = values.drop_null().to_numpy(zero_copy_only=False).astype(np.int64)
+    return found[(found > 0) & (found <= (now_us + DAY_US) * one // many)] * many // one
 
 
-def _bound_of_times(chunk: Chunk, bound: Callable[[pa.Array], pa.Scalar]) -> int | None:
+def _raw_times(chunk: Chunk) -> tuple[pa.Array, tuple[int, int]]:
+    """What can be decoded, and its unit as a fraction of microseconds."""
     try:
         found = fields(chunk.schema)
         field = _time_field(found, "time")
     except SchemaError:
-        return None
-    time = bound(Datums(chunk.schema, found).decode(chunk).arrays[field.name]).as_py()
-    many, one = TIME_UNITS[field.unit]
-    return None if time is None else int(time) * many // one
+        return pa.array([], pa.int64()), (1, 1)
+    return Datums(chunk.schema, found).decode(chunk).arrays[field.name], TIME_UNITS[field.unit]
 
 
 class _Faults:

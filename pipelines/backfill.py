@@ -18,7 +18,7 @@ from monobeam.models.config import Config
 from monobeam.pipelines import summary
 from monobeam.pipelines.check import check_features, check_slice, check_store, warn_without_positives
 from monobeam.pipelines.join import join_logs
-from monobeam.pipelines.marks import Marks
+from monobeam.pipelines.marks import Mark, Marks
 from monobeam.pipelines.options import DATAFLOW, MonobeamOptions, parse
 from monobeam.pipelines.progress import Progress, Shown
 from monobeam.pipelines.run import execute, quiet
@@ -45,9 +45,14 @@ def main(argv: Sequence[str] | None = None) -> Counters:
     if ours.slice is not None:
         check_slice(config, ours.slice, str(standard.runner))
 
+    marks = None if ours.slice is None else Marks(config, ours.since, ours.slice)
+    mark = marks.last() if marks else None
+    if mark and ours.until is not None and mark.until_us >= ours.until:
+        return _show_done(config, mark)
+
     started = time.monotonic()
     done: list[dict[str, Any]] = []
-    counters = _run(options, config, (ours.since, ours.until, ours.slice), done)
+    counters = _run(options, config, Slices(config, ours.since, ours.until, ours.slice, mark), marks, done)
     if counters is None:  # submitted
         return {}
     advice = hand_over(config.join.window_us, ours.until)
@@ -56,17 +61,17 @@ def main(argv: Sequence[str] | None = None) -> Counters:
     return counters
 
 
+def _show_done(config: Config, mark: Mark) -> Counters:
+    """Of a command that ends where slices before it have been, or earlier."""
+    counters: Counters = {"join": {}, "train": {}}
+    summary.show("backfill", 0, counters, f"done already: {hand_over(config.join.window_us, mark.until_us)}", slices=[])
+    return counters
+
+
 def _run(
-    options: PipelineOptions,
-    config: Config,
-    bounds: tuple[int | None, int | None, int | None],
-    done: list[dict[str, Any]],
+    options: PipelineOptions, config: Config, slices: Slices, marks: Marks | None, done: list[dict[str, Any]]
 ) -> Counters | None:
-    """Slice after slice, from the last one that was done; gives their counters together, and notes what each took."""
-    since_us, until_us, length_us = bounds
-    marks = None if length_us is None else Marks(config, since_us, length_us)
-    done_us = marks and marks.last_us()
-    slices = Slices(config, done_us or since_us, until_us, length_us, goes_on=done_us is not None)
+    """Slice after slice; gives their counters together, and notes what each took."""
     progress = Progress("backfill", slices.records, time.monotonic())
     runner = str(options.view_as(StandardOptions).runner)
     total: Counters = {}
@@ -79,7 +84,7 @@ def _run(
                 return None
             total = summary.together(total, counters)
             if marks is not None and each.until_us is not None:
-                marks.set(each.until_us)
+                marks.set(Mark(each.until_us, each.reached))
             done.append({"until": each.until_us, "records": each.fresh, "seconds": round(time.monotonic() - began, 3)})
     return total
 

@@ -182,6 +182,18 @@ def test_slices_in_one_go_count_as_one_run(undisturbed: Run, raw: Path, tmp_path
     assert found == {name: undisturbed.counters()[name] for name in found}
 
 
+def test_slices_that_are_done_stay_done(undisturbed: Run, made: traffic.Traffic, raw: Path, tmp_path: Path) -> None:
+    """A command that ends before them does nothing, and the next one goes on after them."""
+    run, at = Run.create(tmp_path / "sliced", raw), half(made)
+    first = run.backfill("--slice=3s", f"--until={at}")["join"]
+    for until in (at, at - 3_000_000):
+        again = run.backfill("--slice=3s", f"--until={until}")
+        assert not any([*again["join"].values(), *again["train"].values()])
+    rest = run.backfill("--slice=3s")["join"]
+    assert first["examples"] + rest["examples"] == undisturbed.counters()["examples"]
+    assert run.update_counts() == dict(run.ids())
+
+
 def place(letter: dict[str, Any]) -> tuple[str, int, int]:
     return letter["log"], letter["partition"], letter["offset"]
 

@@ -11,13 +11,14 @@ import pytest
 from monobeam.logs import schemas
 from monobeam.logs.log import open_log
 from monobeam.models.config import Config, parse
-from monobeam.pipelines.marks import Marks
+from monobeam.pipelines.marks import Mark, Marks
 from monobeam.pipelines.slices import Slice, Slices
 from tests.end_to_end import traffic
 
 SECOND, T0 = 1_000_000, 1_700_000_000 * 1_000_000  # a multiple of 100 s
 SHOWN = schemas.impressions({"user": "string"})
 LENGTH = 100 * SECOND
+EXAMPLE = {"shard": 0, "tick": 1, "count": 0, "block": b""}
 
 
 @pytest.fixture
@@ -71,11 +72,34 @@ def test_where_the_logs_have_nothing_a_slice_is_longer(config: Config) -> None:
     assert bounds(list(Slices(config, None, None, LENGTH))) == [(None, 100), (100, 1_000_100), (1_000_100, None)]
 
 
-def test_a_time_of_long_ago_makes_no_slices(config: Config) -> None:
+def test_a_time_of_long_ago_makes_one_slice(config: Config) -> None:
     with open_log(config.logs.impressions[0]).appender(0, SHOWN) as appender:
         appender.append([{"impression_id": "i", "user": "u", "time": time} for time in (5, T0 + SECOND)])
     log(config, "impressions", 150)
-    assert bounds(list(Slices(config, None, None, LENGTH))) == [(None, 100), (100, None)]
+    slices = list(Slices(config, None, None, LENGTH))
+    assert bounds(slices)[1:] == [((LENGTH - T0) // SECOND, 100), (100, None)]
+    assert [part.fresh for part in slices] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("far", [5_000_000_000, 400_000])  # no time that counts, and one that does
+def test_a_time_far_ahead_ends_no_slices(config: Config, far: int) -> None:
+    log(config, "impressions", far, *range(5, 100, 10), far, *range(105, 200, 10), far, *range(205, 290, 10), far)
+    slices = list(Slices(config, None, None, LENGTH))
+    assert bounds(slices)[:2] == [(None, 100), (100, 200)]
+    for part, among in zip(slices[:2], (range(1, 11), range(12, 22)), strict=True):
+        assert set(among) <= set(read(part, "impressions")[1]) <= {*among, among.start - 1, among.stop}
+
+
+def test_records_that_cannot_be_decoded_end_no_slices(config: Config) -> None:
+    uri = config.logs.impressions[0]
+    for seconds in (range(5, 100, 10), range(105, 200, 10), range(205, 300, 10)):
+        with open_log(uri).appender(0, schemas.EXAMPLES) as appender:
+            for _ in range(150):
+                appender.append([EXAMPLE])
+        log(config, "impressions", *seconds)
+    slices = list(Slices(config, None, None, LENGTH))
+    assert bounds(slices) == [(None, 100), (100, 200), (200, None)]
+    assert [part.fresh for part in slices] == [160, 160, 160]
 
 
 def test_slices_end_at_a_given_time(config: Config) -> None:
@@ -97,27 +121,44 @@ def test_what_comes_later_than_the_bound_is_late_in_the_slice_that_finds_it(conf
     assert slices[0].spans[0].known_from_us is None
 
 
+def examples(config: Config) -> None:
+    """Append one to its log."""
+    with open_log(config.logs.examples).appender(0, schemas.EXAMPLES) as appender:
+        appender.append([EXAMPLE])
+
+
 def test_the_same_command_goes_on_after_the_last_slice_that_was_done(config: Config) -> None:
     log(config, "impressions", *range(5, 290, 10))
     marks = Marks(config, None, LENGTH)
-    assert marks.last_us() is None
-    with open_log(config.logs.examples).appender(0, schemas.EXAMPLES) as appender:
-        appender.append([{"shard": 0, "tick": 1, "count": 0, "block": b""}])
-    for second in (100, 200):
-        marks.set(T0 + second * SECOND)
-    assert marks.last_us() == T0 + 200 * SECOND
-    assert Marks(replace(config, join=replace(config.join, window_us=1)), None, LENGTH).last_us() is None
-    (rest,) = Slices(config, marks.last_us(), None, LENGTH, goes_on=True)
+    assert marks.last() is None
+    examples(config)
+    done = [Mark(part.until_us, part.reached) for part in Slices(config, None, None, LENGTH) if part.until_us]
+    for mark in done:
+        marks.set(mark)
+    assert marks.last() == done[1]
+    assert Marks(replace(config, join=replace(config.join, window_us=1)), None, LENGTH).last() is None
+    (rest,) = Slices(config, None, None, LENGTH, marks.last())
     assert read(rest, "impressions") == ([19], list(range(20, 29)))
     assert {span.known_from_us for span in rest.spans if not span.again} == {T0 + 200 * SECOND}
     anew = replace(config, logs=replace(config.logs, examples=f"{config.logs.examples}-anew"))
-    assert Marks(anew, None, LENGTH).last_us() is None
+    assert Marks(anew, None, LENGTH).last() is None
+
+
+def test_what_came_since_a_mark_is_read_whatever_its_time(config: Config) -> None:
+    log(config, "impressions", *range(5, 100, 10), 100.1)
+    log(config, "actions", 7)
+    (before,) = Slices(config, None, T0 + LENGTH, LENGTH)
+    marks = Marks(config, None, LENGTH)
+    marks.set(Mark(T0 + LENGTH, before.reached))
+    log(config, "impressions", 100.2, 99.8, 100.3, 101, 102)
+    (after,) = Slices(config, None, None, LENGTH, marks.last())
+    assert read(before, "impressions")[1] + read(after, "impressions")[1] == list(range(16))
+    assert read(after, "actions")[1] == []
 
 
 def test_marks_do_not_count_for_examples_that_are_gone(config: Config, tmp_path: Path) -> None:
-    with open_log(config.logs.examples).appender(0, schemas.EXAMPLES) as appender:
-        appender.append([{"shard": 0, "tick": 1, "count": 0, "block": b""}])
+    examples(config)
     marks = Marks(config, None, LENGTH)
-    marks.set(T0)
+    marks.set(Mark(T0, {}))
     (tmp_path / "examples").rename(tmp_path / "gone")
-    assert marks.last_us() is None
+    assert marks.last() is None
