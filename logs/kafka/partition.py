@@ -56,7 +56,13 @@ class Partition:
                 self._check(offset)
             if offset >= self._known_end:
                 return []
-            messages, reached = self._take(offset, min(max_records, MAX_MESSAGES))
+            wanted = min(max_records, MAX_MESSAGES)
+            messages, reached = self._take(offset, wanted)
+            if reached - offset > len(messages):
+                # Markers of transactions, or records that its client lost when its broker came back: what is missing
+                # is fetched once more, from there.
+                self._position = NOWHERE
+                messages, reached = self._take(offset, wanted)
             chunks = self._messages.chunks(self._number, messages)
             if reached > (chunks[-1].end if chunks else offset):
                 chunks.append(Chunk(self._number, reached, 0, "", b""))
