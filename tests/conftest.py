@@ -12,7 +12,7 @@ import pytest
 from examples import emulators, installed
 from examples.flink import cluster as flink_cluster
 from examples.flink import settings
-from examples.kafka.broker import free_ports
+from examples.ports import free_ports
 from tests.kafka_cluster import Cluster
 from tests.native.programs import Programs
 from tests.needed import needed
@@ -66,7 +66,7 @@ def flink(tmp_path_factory: pytest.TempPathFactory) -> Iterator[flink_cluster.Cl
     """A Flink cluster with two TaskManagers."""
     with needed():
         installed.check_flink()
-    made = flink_cluster.Cluster(tmp_path_factory.mktemp("flink"), changed={**settings.free_ports(), **reporter()})
+    made = flink_cluster.Cluster(tmp_path_factory.mktemp("flink"), changed={**settings.own_ports(), **reporter()})
     try:
         made.start()
         yield made

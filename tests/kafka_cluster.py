@@ -15,7 +15,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from examples.kafka.broker import Broker, free_ports
+from examples.kafka.broker import Broker
+from examples.ports import free_ports
 
 USER, PASSWORD = "alice", "hunter2-hunter2"
 _numbers = itertools.count()

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from socket import socket
 
 from benchmarks._faults.keeper import Role
 from benchmarks._faults.plan import Plan
 from examples.emulators import BIGTABLE_HOST
+from examples.ports import free_ports
 
 SERVING = ("serving0", "serving1")
 LEASE_S = 1.0
@@ -96,15 +96,3 @@ def _shards_by_server(plan: Plan) -> dict[str, str]:
     last = plan.shards - 1
     ranges = [f"0-{last // 2}", f"{last // 2 + 1}-{last}"] if plan.store == "bigtable" and last else [f"0-{last}"]
     return {f"server{number}{which}": shards for number, shards in enumerate(ranges) for which in "ab"}
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody uses now, all different."""
-    sockets = [socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [int(each.getsockname()[1]) for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()

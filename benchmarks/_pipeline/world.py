@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks._pipeline.in_workers import sitecustomize
 from benchmarks._pipeline.usage import Usage, usage
 from examples.flink.cluster import Cluster
-from examples.flink.settings import free_ports
+from examples.flink.settings import own_ports
 from examples.kafka.broker import Broker
 
 CHECKPOINT = "5s"
@@ -23,7 +23,7 @@ class World:
         self.folder = folder.resolve()
         self._said = self.folder / "cpu"
         self.cluster = Cluster(
-            self.folder / "flink", changed=free_ports() | {"execution.checkpointing.interval": CHECKPOINT}
+            self.folder / "flink", changed=own_ports() | {"execution.checkpointing.interval": CHECKPOINT}
         )
         self.broker = Broker(self.folder / "kafka", settings={"log.segment.bytes": str(256 << 20)})
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from benchmarks._portability.cells import REFUSED, Cell, Outcome
 from monobeam.pipelines.options import USED, parse
 from tests.end_to_end import traffic
+from tests.pipelines.graphs import CLOUD, CONTAINER
 from tests.pubsub import PROJECT
 
 OUTPUTS = ("examples", "sync", "dead_letters", "metrics")
@@ -18,16 +19,7 @@ SCHEMAS = {"impressions": traffic.IMPRESSIONS, "actions": traffic.ACTIONS}
 SHARDS = 2
 RAW = "raw"
 _CONFIG = traffic.CONFIG.replace('idle_after = "500ms"', 'idle_after = "2s"')
-_CLOUD = [
-    "--runner=DataflowRunner",
-    "--dry_run=True",
-    "--no_auth",
-    "--project=proj-ect",
-    "--region=us-central1",
-    "--temp_location=gs://bucket/tmp",
-    "--sdk_container_image=us-docker.pkg.dev/proj-ect/images/monobeam:1",
-    "--sdk_location=container",
-]
+_CLOUD = [*CLOUD, *CONTAINER]
 
 
 def describe(cell: Cell, folder: Path) -> None:

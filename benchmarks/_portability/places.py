@@ -15,7 +15,8 @@ from benchmarks._portability.command import RAW, SCHEMAS, log
 from examples import emulators, installed
 from examples.flink import settings
 from examples.flink.cluster import Cluster
-from examples.kafka.broker import Broker, free_ports
+from examples.kafka.broker import Broker
+from examples.ports import free_ports
 from monobeam.logs.log import encode_records
 from tests.end_to_end import reference, traffic
 from tests.pubsub import Topic
@@ -70,7 +71,7 @@ class Places:
     def _cluster(self) -> Cluster:
         installed.check_flink()
         self._start_pubsub()  # TaskManagers hand on what they know of it
-        made = Cluster(self.folder / "flink", changed=settings.free_ports())
+        made = Cluster(self.folder / "flink", changed=settings.own_ports())
         self._stack.callback(made.stop)
         made.start()
         return made

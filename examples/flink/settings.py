@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
 from pathlib import Path
+
+from examples.ports import free_ports
 
 CONF = Path(__file__).parents[2] / "flink-conf"
 PORTS = ("rest.port", "jobmanager.rpc.port", "blob.server.port", "high-availability.jobmanager.port")
@@ -37,14 +37,10 @@ def write(path: Path, settings: Mapping[str, str]) -> None:
     path.write_text("".join(f"{key}: {value}\n" for key, value in settings.items()))
 
 
-def free_ports() -> dict[str, str]:
+def own_ports() -> dict[str, str]:
     """Settings with ports of the loopback that nobody has."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in (*PORTS, QUORUM)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        numbers = [str(one.getsockname()[1]) for one in sockets]
-    return {**dict(zip(PORTS, numbers, strict=False)), QUORUM: f"127.0.0.1:{numbers[-1]}"}
+    *numbers, quorum = map(str, free_ports(len(PORTS) + 1))
+    return {**dict(zip(PORTS, numbers, strict=True)), QUORUM: f"127.0.0.1:{quorum}"}
 
 
 def _folders(folder: Path) -> dict[str, str]:

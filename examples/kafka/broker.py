@@ -20,6 +20,7 @@ from pathlib import Path
 
 from examples import installed
 from examples.installed import TOOLS, MissingError
+from examples.ports import free_ports
 
 JARS = TOOLS / "kafka"
 # A small heap, and code compiled quickly rather than well: it is up in a few seconds.
@@ -40,16 +41,6 @@ def _java() -> str:
     if not (JARS / "installed").exists():
         raise MissingError("no Kafka broker here: `make kafka` installs it")
     return found
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports of loopback that nobody listens on now."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    try:
-        return [int(opened.getsockname()[1]) for opened in sockets]
-    finally:
-        for opened in sockets:
-            opened.close()
 
 
 class Broker:

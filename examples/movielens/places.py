@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from examples.flink.cluster import Cluster
-from examples.flink.settings import free_ports
+from examples.flink.settings import own_ports
 from examples.kafka.broker import Broker
 
 CHECKPOINT_MS = 2000  # often enough that one is seen on the live page
@@ -84,7 +84,7 @@ class OnFlink:
     needs = "a Flink cluster and a Kafka broker (about 15 s)"
 
     def __init__(self, folder: Path) -> None:
-        self.cluster = Cluster(folder / "flink", changed=free_ports())
+        self.cluster = Cluster(folder / "flink", changed=own_ports())
         self.broker = Broker(folder / "kafka")
 
     def start(self) -> None:

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from benchmarks._faults.clock import Clock
-from benchmarks._faults.deployment import free_ports
 from benchmarks._faults.nursery import Child, Nursery, Program
 from benchmarks._faults.proxy import control
 from benchmarks._faults.schedule import SUFFER, Schedule
 from examples.emulators import BIGTABLE_HOST
+from examples.ports import free_ports
 from monobeam.store.bigtable import BigtableBackend
 from tests.store import history
 

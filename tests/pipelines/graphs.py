@@ -59,7 +59,12 @@ def submit(command: str, options: Sequence[str], patch: pytest.MonkeyPatch) -> A
     """Run a command; gives what it hands to Dataflow."""
     handed: list[Any] = []
     submitted = dataflow.submitted
+
+    def noted(result: Any, given: Any) -> Any:
+        handed.append(result)
+        return submitted(result, given)
+
     with patch.context() as patched:
-        patched.setattr(dataflow, "submitted", lambda result, given: handed.append(result) or submitted(result, given))
+        patched.setattr(dataflow, "submitted", noted)
         COMMANDS[command].main([*options, *CLOUD])
     return handed[0].job

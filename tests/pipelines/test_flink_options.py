@@ -12,7 +12,7 @@ import pytest
 from apache_beam.options.pipeline_options import DebugOptions, FlinkRunnerOptions, PortableOptions
 
 from examples.flink.cluster import Cluster
-from examples.flink.settings import free_ports
+from examples.flink.settings import own_ports
 from monobeam.logs.kafka.address import Address
 from monobeam.pipelines import flink as flink_options
 from monobeam.pipelines import options
@@ -126,7 +126,7 @@ def test_so_are_the_files_of_an_address(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_a_cluster_that_does_not_answer_is_said_at_once(capsys: pytest.CaptureFixture[str]) -> None:
-    address = f"127.0.0.1:{free_ports()['rest.port']}"
+    address = f"127.0.0.1:{own_ports()['rest.port']}"
     with pytest.raises(SystemExit, match="2"):
         parsed(f"--flink_master={address}")
     assert f"--flink_master={address}: no Flink JobManager answers there" in capsys.readouterr().err

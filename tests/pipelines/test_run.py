@@ -19,7 +19,7 @@ from apache_beam.metrics import Metrics
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.runner import PipelineState
 
-from examples.kafka.broker import free_ports
+from examples.ports import free_ports
 from monobeam.logs.pubsub import PubSubError
 from monobeam.pipelines import run, summary
 from monobeam.store.backend import BackendError, LeasedError

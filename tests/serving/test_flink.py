@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from examples.kafka.broker import free_ports
+from examples.ports import free_ports
 from monobeam.serving.flink import AWAY, NO_JOB, FlinkJob, JobFigures
 from tests.serving.world import World, running
 
